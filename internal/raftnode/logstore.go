@@ -1,0 +1,5 @@
+package raftnode
+
+type logStore struct{}
+
+func open(e *Endpoint, o Options) (*Node, error) { panic("skeleton") }
