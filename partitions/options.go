@@ -1,0 +1,230 @@
+package partitions
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"logbroker/internal/raftnode"
+	"logbroker/internal/storage"
+)
+
+// Defaults of Options.
+const (
+	DefaultProposeTimeout    = 4 * time.Second
+	DefaultInFlightMax       = 128
+	DefaultInFlightBytesMax  = 16 << 20
+	DefaultRetentionInterval = time.Minute
+	DefaultProducerExpiry    = 24 * time.Hour
+	DefaultSnapshotBytes     = 32 << 20
+)
+
+// Errors of Host. They never reach a client.
+var (
+	// ErrQuarantined: the replica lost its Raft log or its files are damaged. It
+	// never starts again under its id; replace it under a new one.
+	ErrQuarantined = errors.New("partitions: replica is quarantined; replace it under a new replica id")
+	// ErrStarted: a replica of that shard runs here already.
+	ErrStarted = errors.New("partitions: a replica of the shard is started already; stop it first")
+	// ErrNotFound: no replica of that shard is on this node.
+	ErrNotFound = errors.New("partitions: no replica of the shard is on this node")
+	// ErrClosed: the Host is closed.
+	ErrClosed = errors.New("partitions: host is closed")
+	// ErrLeftovers: the directory of a replica that never ran is not empty, so
+	// it holds somebody else's data.
+	ErrLeftovers = errors.New("partitions: directory of a new replica is not empty; move it away")
+)
+
+// Options configures a Host. Node, FS and Dir have no default.
+type Options struct {
+	// Node runs the shards. Its OnLeader must be wired to Host.LeaderEvent.
+	Node *raftnode.Node
+	// FS holds Dir, the parent of all replica directories.
+	FS  storage.FS
+	Dir string
+	// NodeID is this node's number in the cluster.
+	NodeID uint64
+	// IndexIntervalBytes, Window and ProducersMax go to every state machine; 0
+	// means its default.
+	IndexIntervalBytes, Window, ProducersMax int
+	// ProducerExpiry is the silence after which a producer's state goes. Default
+	// 24 h.
+	ProducerExpiry time.Duration
+	// RetentionInterval is the time between two looks at retention and idle
+	// producers. Default 1 min.
+	RetentionInterval time.Duration
+	// Clock is the wall clock. Default time.Now.
+	Clock func() time.Time
+	// ClockTrusted reports whether the wall clock agrees with the peers' to
+	// within a minute. While it does not, nothing is trimmed by age. nil = always.
+	ClockTrusted func() bool
+	// Logger default: discard.
+	Logger *slog.Logger
+	// OnLeadership is told when a local replica begins or ends to serve as
+	// leader: serially, from one goroutine; for one partition only the latest
+	// state counts, states between may be skipped. It may not block for long and
+	// may not call Stop, Remove or Close.
+	OnLeadership func(Leadership)
+	// ProposeTimeout bounds one proposal; after it the outcome is unknown.
+	// Default 4 s.
+	ProposeTimeout time.Duration
+	// InFlightMax and InFlightBytesMax bound what one partition has proposed and
+	// not yet answered. Defaults 128 requests and 16 MiB.
+	InFlightMax      int
+	InFlightBytesMax int64
+	// SnapshotBytes is how many bytes a replica applies between two Raft
+	// snapshots (which is what compacts its Raft log). Default 32 MiB.
+	SnapshotBytes int64
+}
+
+// withDefaults returns o with the defaults filled in.
+func (o Options) withDefaults() Options {
+	orDuration := func(v *time.Duration, def time.Duration) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	orDuration(&o.ProducerExpiry, DefaultProducerExpiry)
+	orDuration(&o.RetentionInterval, DefaultRetentionInterval)
+	orDuration(&o.ProposeTimeout, DefaultProposeTimeout)
+	if o.InFlightMax == 0 {
+		o.InFlightMax = DefaultInFlightMax
+	}
+	if o.InFlightBytesMax == 0 {
+		o.InFlightBytesMax = DefaultInFlightBytesMax
+	}
+	if o.SnapshotBytes == 0 {
+		o.SnapshotBytes = DefaultSnapshotBytes
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.ClockTrusted == nil {
+		o.ClockTrusted = func() bool { return true }
+	}
+	if o.OnLeadership == nil {
+		o.OnLeadership = func(Leadership) {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Spec says which replica to start.
+type Spec struct {
+	// Shard and Replica are the Raft ids; neither is ever reused.
+	Shard, Replica uint64
+	// Topic, TopicID and Partition say what the shard is for.
+	Topic     string
+	TopicID   uint64
+	Partition int32
+	// Members maps every replica id to its node's incarnation; used on the very
+	// first start only.
+	Members map[uint64]string
+	// Nodes maps replica id to node id.
+	Nodes map[uint64]uint64
+	// Config is the topic's configuration.
+	Config TopicConfig
+	// Restart is set when the metadata has the replica as started: then it must
+	// have its Raft log.
+	Restart bool
+}
+
+// TopicConfig is what a partition needs of its topic's configuration.
+type TopicConfig struct {
+	// SegmentBytes and SegmentAge say when a segment is rolled. They are
+	// replicated to the state machine.
+	SegmentBytes int64
+	SegmentAge   time.Duration
+	// RetentionBytes and RetentionAge bound what is kept; ≤ 0 means no bound.
+	RetentionBytes int64
+	RetentionAge   time.Duration
+	// MaxBatchBytes bounds one batch. It is checked at the door, not here.
+	MaxBatchBytes int64
+}
+
+// Leadership is the news that a local replica serves as its partition's leader,
+// or no longer does. Leading is true only once the replica's own epoch entry of
+// this term is applied.
+type Leadership struct {
+	Shard     uint64
+	Topic     string
+	TopicID   uint64
+	Partition int32
+	Epoch     int32
+	Leading   bool
+}
+
+// LeaderHint is where a replica believes the leader to be. Node is 0 where none
+// is known. Serving says that the leader is this replica and that it serves.
+type LeaderHint struct {
+	Node    uint64
+	Epoch   int32
+	Serving bool
+}
+
+// States of a replica, as Status.State has them.
+const (
+	StateRunning     = "running"
+	StateStopped     = "stopped"
+	StateQuarantined = "quarantined" // never starts again under its id
+	StateDamaged     = "damaged"     // a read found bad bytes: it serves nothing any more
+)
+
+// Status is a replica's state for people and metrics. Values that are not known
+// are zero.
+type Status struct {
+	Shard, Replica uint64
+	Topic          string
+	TopicID        uint64
+	Partition      int32
+	State          string
+	// Role is "leader", "follower" or "unknown".
+	Role string
+	// Term, Vote, Last and Commit are Raft's, as last written to the Raft log;
+	// Applied is the state machine's.
+	Term, Vote, Last, Commit, Applied uint64
+	// Leader is the leading replica, LeaderNode its node; 0 = none known.
+	Leader, LeaderNode uint64
+	Epoch              int32
+	Serving            bool
+	// LogStart and HighWatermark are offsets, SizeBytes the bytes of all segments.
+	LogStart, HighWatermark, SizeBytes int64
+	// Err says why a replica is quarantined or damaged.
+	Err string
+}
+
+// AppendRequest asks to append the batch Buf[BatchAt:], which is one validated
+// RecordBatch. BatchAt must be at least fsm.ProduceHeaderSize + len(MsgID): the
+// command's header is written right in front of the batch.
+type AppendRequest struct {
+	Buf     []byte
+	BatchAt int
+	// Epoch is the leader epoch the client believes in, -1 = it knows none.
+	Epoch int32
+	// MsgID is a plain publisher's de-duplication id, at most 255 bytes.
+	MsgID string
+}
+
+// AppendResult is the outcome of a queued append. With Err nil the batch is
+// committed and applied at BaseOffset. With REQUEST_TIMED_OUT the outcome is
+// unknown; every other error means: not appended by this attempt.
+type AppendResult struct {
+	Err        error
+	BaseOffset int64
+	// AppendTimeMs is when the leader took the batch; 0 where Duplicate.
+	AppendTimeMs int64
+	// Duplicate: an earlier attempt stored the batch; BaseOffset is the first
+	// copy's.
+	Duplicate bool
+	Epoch     int32
+}
+
+// ReadResult is what a Read found.
+type ReadResult struct {
+	// Data is the caller's buffer with whole batches appended. The first may
+	// begin below the asked offset.
+	Data                    []byte
+	HighWatermark, LogStart int64
+}
