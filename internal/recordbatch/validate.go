@@ -1,0 +1,97 @@
+package recordbatch
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+
+	"logbroker/internal/errcode"
+)
+
+// Attribute bits (Kafka protocol guide, "Record Batch").
+const (
+	codecMask = 0x07
+	// unsupportedAttributes are the bits a batch may not carry here. 3 (the
+	// timestamps are the broker's), 4 (transactional) and 5 (control) are the
+	// broker's to set in Kafka; 6 changes what the base timestamp means; the
+	// rest is reserved, and a bit that is unknown may change how the records
+	// are to be read.
+	unsupportedAttributes = ^int16(codecMask)
+)
+
+// recordSizeMin is the size of the smallest record: length, attributes, two
+// deltas, two lengths and the header count take a byte each.
+const recordSizeMin = 7
+
+// Validate checks everything a broker demands of a batch before it is
+// proposed: size, magic, CRC, attributes, codec and count. It does not
+// decompress, so it says nothing about the single records, and it does not
+// allocate unless it refuses.
+//
+// maxBytes is the topic's max_batch_bytes; zero or less means no limit.
+//
+// Errors, in the order of the checks: CORRUPT_MESSAGE (length),
+// UNSUPPORTED_FOR_MESSAGE_FORMAT (magic), MESSAGE_TOO_LARGE, CORRUPT_MESSAGE
+// (CRC), INVALID_RECORD (attributes), UNSUPPORTED_COMPRESSION_TYPE,
+// INVALID_RECORD (count). The CRC comes before all it covers, so that damage on
+// the way is never reported as a fault of the producer.
+func (b Batch) Validate(maxBytes int) error {
+	size, err := PeekSize(b)
+	if err != nil {
+		return err
+	}
+	if size != len(b) {
+		return errcode.New(errcode.CorruptMessage,
+			"record batch claims %d bytes but has %d; send exactly one whole batch", size, len(b))
+	}
+	if maxBytes > 0 && size > maxBytes {
+		return errcode.New(errcode.MessageTooLarge,
+			"record batch of %d bytes is over the topic's limit of %d; send smaller batches or raise max_batch_bytes", size, maxBytes)
+	}
+	if err := b.CheckCRC(); err != nil {
+		return err
+	}
+	if err := b.checkAttributes(); err != nil {
+		return err
+	}
+	return b.checkCount()
+}
+
+// CheckCRC compares the stored CRC-32C with the bytes. Error: CORRUPT_MESSAGE.
+func (b Batch) CheckCRC() error {
+	stored, computed := binary.BigEndian.Uint32(b[atCRC:]), crc32.Checksum(b[crcStart:], castagnoli)
+	if stored != computed {
+		return errcode.New(errcode.CorruptMessage,
+			"record batch has CRC %08x but its bytes give %08x; it was damaged, send it again", stored, computed)
+	}
+	return nil
+}
+
+// checkAttributes refuses what the batch's flags ask for and logbroker lacks.
+func (b Batch) checkAttributes() error {
+	if a := b.Attributes(); a&unsupportedAttributes != 0 {
+		return errcode.New(errcode.InvalidRecord,
+			"record batch has attributes %#04x; only the codec in bits 0–2 is supported, no transactions or control batches", uint16(a))
+	}
+	if c := b.Codec(); !c.Known() {
+		return errcode.New(errcode.UnsupportedCompression,
+			"record batch is compressed by unknown codec %d; use none, gzip, snappy, lz4 or zstd", int8(c))
+	}
+	return nil
+}
+
+// checkCount demands count = lastOffsetDelta + 1 > 0 (offsets are dense, and
+// the broker advances by what the header says) and, where the records are not
+// compressed, room for that many.
+func (b Batch) checkCount() error {
+	count, last := b.Count(), b.LastOffsetDelta()
+	if count <= 0 || last != count-1 {
+		return errcode.New(errcode.InvalidRecord,
+			"record batch claims %d records and last offset delta %d; the count must be positive and one more than the delta", count, last)
+	}
+	n := len(b.Records())
+	if n == 0 || (b.Codec() == None && n/recordSizeMin < int(count)) {
+		return errcode.New(errcode.InvalidRecord,
+			"record batch claims %d records in %d bytes; a record takes at least %d, build the batch anew", count, n, recordSizeMin)
+	}
+	return nil
+}
