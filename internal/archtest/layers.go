@@ -1,0 +1,85 @@
+// Package archtest keeps the house in order: which package may import which,
+// how large files and functions may be, that every package says what it is,
+// and that the documents name code that exists. It holds tests and the tables
+// they read, nothing that the product runs.
+//
+// Start at Layers: a package that is not in the table fails the test, so a new
+// package is a decision.
+package archtest
+
+// Module is the module path.
+const Module = "logbroker"
+
+// anywhere may be imported by every package.
+var anywhere = []string{"internal/errcode", "internal/invariants", "internal/metrics", "internal/buildinfo"}
+
+// Rule says what a package may import directly beside the standard library and
+// the packages that are allowed anywhere. Own are package paths of this module,
+// Third module paths (a prefix of the import path). Never is checked over all
+// dependencies, not only direct imports.
+type Rule struct {
+	Own   []string
+	Third []string
+	Never []string
+	// NoStd are standard packages it must not import directly.
+	NoStd []string
+}
+
+var (
+	dragonboat   = "github.com/lni/dragonboat/v4"
+	stateMachine = "github.com/lni/dragonboat/v4/statemachine"
+	vfs          = "github.com/lni/vfs"
+	nats         = "github.com/nats-io/nats.go"
+	natsServer   = "github.com/nats-io/nats-server/v2"
+	cobra        = "github.com/spf13/cobra"
+	prometheus   = "github.com/prometheus"
+)
+
+// neverInClients is what an application must not drag in with the client libraries.
+var neverInClients = []string{dragonboat, natsServer, "github.com/spf13/viper", "logbroker/broker", "logbroker/partitions"}
+
+// clockless is forbidden where everything must be a function of the input.
+var clockless = []string{"math/rand", "math/rand/v2", "crypto/rand", "net"}
+
+// Layers is the table: imports point down.
+func Layers() map[string]Rule {
+	return map[string]Rule{
+		"internal/errcode":   {},
+		"internal/buildinfo": {},
+		"internal/archtest":  {},
+		"internal/metrics":   {Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
+		"internal/storage":   {Third: []string{vfs, "golang.org/x/sys"}},
+		"internal/recordbatch": {
+			Third: []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"},
+			NoStd: []string{"net", "os", "time"},
+		},
+		"internal/protocol": {Own: []string{"internal/recordbatch"}, Never: []string{nats, natsServer}},
+		"internal/raftnode": {Own: []string{"internal/storage"}, Third: []string{dragonboat, vfs, "golang.org/x/sys", "github.com/VictoriaMetrics/metrics"},
+			Never: []string{nats, natsServer, "logbroker/partitions"}},
+		"internal/raftnode/chantransport": {Own: []string{"internal/raftnode"}, Third: []string{dragonboat}},
+		"internal/client":                 {Own: []string{"internal/protocol"}, Third: []string{nats, "github.com/nats-io/nuid"}, Never: neverInClients},
+		"producer":                        {Own: []string{"internal/client", "internal/protocol", "internal/recordbatch"}, Third: []string{nats}, Never: neverInClients},
+		"consumer":                        {Own: []string{"internal/client", "internal/protocol", "internal/recordbatch"}, Third: []string{nats}, Never: neverInClients},
+		"partitions/commitlog":            {Own: []string{"internal/recordbatch", "internal/storage"}, Third: []string{"golang.org/x/sys"}, Never: []string{dragonboat, nats}},
+		"partitions/producerstate":        {Own: []string{"internal/recordbatch"}, NoStd: append([]string{"os"}, clockless...)},
+		"partitions/fsm": {
+			Own:   []string{"partitions/commitlog", "partitions/producerstate", "internal/recordbatch", "internal/storage"},
+			Third: []string{stateMachine}, NoStd: clockless, Never: []string{nats, natsServer},
+		},
+		"partitions": {Own: []string{"partitions/fsm", "partitions/commitlog", "internal/raftnode", "internal/recordbatch", "internal/storage"},
+			Third: []string{stateMachine, vfs}, Never: []string{nats, natsServer, "github.com/spf13/viper", "logbroker/broker"}},
+		"broker/placement": {},
+		"broker/metadata":  {Own: []string{"broker/placement", "internal/raftnode", "internal/protocol"}, Third: []string{stateMachine}, Never: []string{nats, natsServer, "logbroker/partitions"}},
+		"broker/handler":   {Own: []string{"partitions", "broker/metadata", "internal/protocol", "internal/recordbatch"}, Never: []string{nats, natsServer}},
+		"broker/natsapi":   {Own: []string{"broker/handler", "internal/protocol"}, Third: []string{nats, natsServer, "github.com/nats-io/nuid"}},
+		"broker/httpadmin": {Own: []string{"broker/handler", "internal/protocol"}, Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
+		"broker": {Own: []string{"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/httpadmin",
+			"internal/raftnode", "internal/storage", "internal/protocol"}, Third: []string{"github.com/google/uuid", vfs}},
+		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
+		"internal/cluster": {Own: []string{"broker", "config"}},
+		"cmd/logbrokerd": {Own: []string{"broker", "config", "partitions/commitlog", "partitions/fsm", "internal/storage"},
+			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term"}},
+		"cmd/logbroker": {Own: []string{"producer", "consumer", "internal/client", "internal/protocol"},
+			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term", "gopkg.in/yaml.v3"}, Never: neverInClients},
+	}
+}
