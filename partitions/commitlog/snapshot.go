@@ -15,7 +15,7 @@ func (p *Pinned) State() State { return State{} }
 // WriteTo writes the pinned log as one stream for Restore. It checks what it
 // reads: a damaged segment ends it with a *DamageError, before the receiver
 // can take the segment for whole. It may run beside Append and Sync.
-func (p *Pinned) WriteTo(w io.Writer) error { return nil }
+func (p *Pinned) WriteTo(w io.Writer) (int64, error) { return 0, nil }
 
 // Close releases the segments. It may be called more than once.
 func (p *Pinned) Close() {}
