@@ -1,0 +1,200 @@
+package broker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"logbroker/internal/storage"
+)
+
+// identityFormat is the version of the data directory's layout. A directory
+// with a higher one was written by a newer logbroker and is refused.
+const identityFormat = 1
+
+// identityFile holds a node's identity, once in data_dir and once in raft_dir.
+const identityFile = "node.json"
+
+// lockFile is what storage.LockDir leaves in a directory.
+const lockFile = "LOCK"
+
+// member is one founder of the cluster: a first voter of the metadata shard.
+type member struct {
+	NodeID      uint64 `json:"node_id"`
+	Incarnation string `json:"incarnation"`
+	RaftAddr    string `json:"raft_addr"`
+}
+
+// identity is who this node is. It stands in data_dir and in raft_dir, so that
+// a directory that was lost, swapped or copied from another node is noticed
+// before anything votes with it.
+//
+// Invariants: Incarnation never changes. ClusterID changes once, from "" to
+// its value. Once MetadataStarted, the Raft directory must hold the metadata
+// replica's log; it is set before that log is first written.
+type identity struct {
+	Format      int    `json:"format"`
+	ClusterName string `json:"cluster_name"`
+	NodeID      uint64 `json:"node_id"`
+	Incarnation string `json:"incarnation"`
+	// ClusterID is empty until the cluster was founded or joined.
+	ClusterID string `json:"cluster_id"`
+	// Founders are the metadata shard's first voters; peers' addresses for the
+	// time before the metadata image is loaded.
+	Founders []member `json:"founders"`
+	// Joined: this node came later, through a seed, as a non-voting metadata replica.
+	Joined bool `json:"joined"`
+	// MetadataStarted: the metadata replica was started once.
+	MetadataStarted bool `json:"metadata_started"`
+}
+
+// identityStore keeps the two copies of an identity.
+type identityStore struct {
+	dataDir, raftDir string
+	id               identity
+}
+
+// openIdentity reads the two copies, or makes a new identity where both
+// directories are empty. Every error says what is wrong in one line.
+func openIdentity(dataDir, raftDir, clusterName string, nodeID uint64) (*identityStore, error) {
+	s := &identityStore{dataDir: dataDir, raftDir: raftDir}
+	data, err := readIdentity(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	raft, err := readIdentity(raftDir)
+	if err != nil {
+		return nil, err
+	}
+	if data == nil && raft == nil {
+		return s, s.create(clusterName, nodeID)
+	}
+	if s.id, err = reconcileCopies(data, raft, dataDir, raftDir); err != nil {
+		return nil, err
+	}
+	if err := s.id.matches(clusterName, nodeID, dataDir); err != nil {
+		return nil, err
+	}
+	return s, s.write()
+}
+
+// create writes a fresh identity, but only into empty directories: a directory
+// with files and no identity belongs to something else, or has lost its own.
+func (s *identityStore) create(clusterName string, nodeID uint64) error {
+	for _, dir := range []string{s.dataDir, s.raftDir} {
+		if name, err := foreignFile(dir, s.raftDir); err != nil {
+			return err
+		} else if name != "" {
+			return fmt.Errorf("directory %s holds %q but no %s: it is no data directory of logbroker; name an empty one", dir, name, identityFile)
+		}
+	}
+	s.id = identity{Format: identityFormat, ClusterName: clusterName, NodeID: nodeID, Incarnation: uuid.NewString()}
+	return s.write()
+}
+
+// foreignFile returns a name in dir that a fresh directory would not have.
+func foreignFile(dir, raftDir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("cannot read directory %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		fresh := e.Name() == lockFile || e.Name() == "lost+found" || filepath.Join(dir, e.Name()) == filepath.Clean(raftDir)
+		if !fresh {
+			return e.Name(), nil
+		}
+	}
+	return "", nil
+}
+
+// reconcileCopies returns the identity both copies agree on. One may lag the
+// other by one write, because a crash can fall between the two.
+func reconcileCopies(data, raft *identity, dataDir, raftDir string) (identity, error) {
+	switch {
+	case raft == nil && data.ClusterID == "":
+		return *data, nil // crashed between the first two writes
+	case raft == nil:
+		return identity{}, fmt.Errorf("the Raft directory %s of node %d is empty or gone: without its Raft log this node must not vote again; "+
+			"give it an empty data_dir and a node_id that was never used, and join it through cluster.seeds", raftDir, data.NodeID)
+	case data == nil:
+		return identity{}, fmt.Errorf("the data directory %s is empty, but %s holds the Raft log of node %d: put the data directory back, "+
+			"or empty both and use a node_id that was never used", dataDir, raftDir, raft.NodeID)
+	case data.Incarnation != raft.Incarnation:
+		return identity{}, fmt.Errorf("%s belongs to node %d (incarnation %s), %s to node %d (incarnation %s): the directories of two nodes are mixed up",
+			dataDir, data.NodeID, data.Incarnation, raftDir, raft.NodeID, raft.Incarnation)
+	case data.ClusterID != "" && raft.ClusterID != "" && data.ClusterID != raft.ClusterID:
+		return identity{}, fmt.Errorf("%s belongs to cluster %s, %s to cluster %s", dataDir, data.ClusterID, raftDir, raft.ClusterID)
+	}
+	return newerCopy(data, raft), nil
+}
+
+// newerCopy returns the copy that was written last: fields only ever go from
+// empty to set.
+func newerCopy(a, b *identity) identity {
+	if b.MetadataStarted || (b.ClusterID != "" && a.ClusterID == "") {
+		return *b
+	}
+	return *a
+}
+
+// matches refuses the directory of another node or of a newer version.
+func (id *identity) matches(clusterName string, nodeID uint64, dataDir string) error {
+	switch {
+	case id.NodeID != nodeID:
+		return fmt.Errorf("directory %s belongs to node %d, the configuration says cluster.node_id %d", dataDir, id.NodeID, nodeID)
+	case id.ClusterName != clusterName:
+		return fmt.Errorf("directory %s belongs to cluster %q, the configuration says cluster.name %q", dataDir, id.ClusterName, clusterName)
+	}
+	return nil
+}
+
+// readIdentity returns nil where dir has no identity.
+func readIdentity(dir string) (*identity, error) {
+	path := filepath.Join(dir, identityFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	var id identity
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w): restore it from the copy in the other directory", path, err)
+	}
+	if id.Format > identityFormat {
+		return nil, fmt.Errorf("%s has format %d, this logbroker knows formats up to %d: use the newer logbroker that wrote it", path, id.Format, identityFormat)
+	}
+	if id.Format < 1 || id.Incarnation == "" || id.NodeID == 0 {
+		return nil, fmt.Errorf("%s is damaged: format, incarnation or node_id is missing", path)
+	}
+	return &id, nil
+}
+
+// update changes the identity durably: first beside the Raft log, then beside
+// the data, so that openIdentity can tell which copy is newer.
+func (s *identityStore) update(change func(*identity)) error {
+	change(&s.id)
+	return s.write()
+}
+
+func (s *identityStore) write() error {
+	raw, err := json.MarshalIndent(s.id, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the node's identity: %w", err)
+	}
+	order := []string{s.raftDir, s.dataDir}
+	if s.id.ClusterID == "" {
+		order = []string{s.dataDir, s.raftDir} // a new identity starts in data_dir
+	}
+	for _, dir := range order {
+		if err := storage.WriteFileAtomic(storage.OS(), filepath.Join(dir, identityFile), append(raw, '\n')); err != nil {
+			return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, identityFile), err)
+		}
+	}
+	return nil
+}
