@@ -28,15 +28,14 @@ const ProduceHeaderSize = 15
 // MsgIDBytesMax is the longest message id, in bytes.
 const MsgIDBytesMax = producerstate.MessageIDBytesMax
 
-// expireKeyBytes is the encoded size of one key of an expire command.
-const expireKeyBytes = 14
-
-// Sizes of the commands that have one.
+// Sizes in bytes of the commands and their parts.
 const (
-	epochBytes     = 14
-	trimBytes      = 14
-	configureBytes = 34
-	expireHeader   = 10
+	commandHeaderBytes = 6 // version, kind, leader epoch
+	epochBytes         = commandHeaderBytes + 8
+	trimBytes          = commandHeaderBytes + 8
+	configureBytes     = commandHeaderBytes + configBytes
+	expireHeaderBytes  = commandHeaderBytes + 4
+	expireKeyBytes     = 14
 )
 
 // ProduceHeader is what a produce command says besides its batch.
@@ -103,7 +102,7 @@ func EncodeTrim(leaderEpoch int32, newLogStart int64) []byte {
 // leader epoch, 4 number of keys, each 8 id, 2 epoch, 4 last sequence. A
 // producer that has written since the leader took its key stays.
 func EncodeExpire(leaderEpoch int32, keys []producerstate.Key) []byte {
-	cmd := header(kindExpire, expireHeader+expireKeyBytes*len(keys), leaderEpoch)
+	cmd := header(kindExpire, expireHeaderBytes+expireKeyBytes*len(keys), leaderEpoch)
 	cmd = binary.BigEndian.AppendUint32(cmd, uint32(len(keys)))
 	for _, k := range keys {
 		cmd = binary.BigEndian.AppendUint64(cmd, uint64(k.Producer))
@@ -118,6 +117,48 @@ func EncodeExpire(leaderEpoch int32, keys []producerstate.Key) []byte {
 // Config). Zero fields of c take their defaults.
 func EncodeConfigure(leaderEpoch int32, c Config) []byte {
 	return c.WithDefaults().append(header(kindConfigure, configureBytes, leaderEpoch))
+}
+
+func decodeEpoch(cmd []byte) (e Epoch, ok bool) {
+	if len(cmd) != epochBytes {
+		return e, false
+	}
+	e.Epoch = int32(binary.BigEndian.Uint32(cmd[2:]))
+	e.Replica = binary.BigEndian.Uint64(cmd[commandHeaderBytes:])
+	return e, e.Epoch > 0
+}
+
+func decodeTrim(cmd []byte) (newLogStart int64, ok bool) {
+	if len(cmd) != trimBytes {
+		return 0, false
+	}
+	return int64(binary.BigEndian.Uint64(cmd[commandHeaderBytes:])), true
+}
+
+func decodeExpire(cmd []byte) (keys []producerstate.Key, ok bool) {
+	if len(cmd) < expireHeaderBytes {
+		return nil, false
+	}
+	n, b := int64(binary.BigEndian.Uint32(cmd[commandHeaderBytes:])), cmd[expireHeaderBytes:]
+	if n*expireKeyBytes != int64(len(b)) {
+		return nil, false
+	}
+	keys = make([]producerstate.Key, 0, n)
+	for ; len(b) > 0; b = b[expireKeyBytes:] {
+		keys = append(keys, producerstate.Key{
+			Producer:     int64(binary.BigEndian.Uint64(b)),
+			Epoch:        int16(binary.BigEndian.Uint16(b[8:])),
+			LastSequence: int32(binary.BigEndian.Uint32(b[10:])),
+		})
+	}
+	return keys, true
+}
+
+func decodeConfigure(cmd []byte) (c Config, ok bool) {
+	if len(cmd) != configureBytes {
+		return c, false
+	}
+	return decodeConfig(cmd[commandHeaderBytes:])
 }
 
 func header(kind byte, size int, epoch int32) []byte {

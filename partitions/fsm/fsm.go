@@ -96,9 +96,11 @@ type FSM struct {
 	// epochs is the history, oldest first; never changed in place.
 	epochs []EpochStart
 	// durable is what the marker file says.
-	durable marker
-	// savedTable is the version of the table that durable.producers holds.
-	savedTable uint64
+	durable Marker
+	// savedTable is the version of the table, and savedEpochs the history, that
+	// the files named by durable hold.
+	savedTable  uint64
+	savedEpochs []EpochStart
 	// failed is the first storage error. After it nothing is written any more:
 	// a second fsync after a failed one reports success for lost data.
 	failed error
@@ -107,8 +109,8 @@ type FSM struct {
 	tableMu sync.Mutex
 	table   *producerstate.Table
 
-	// Scratch of Update.
-	pending batchesToAppend
+	// round is the work of the Update call that runs.
+	round round
 
 	// snapshotMu guards unclaimed: the snapshot that PrepareSnapshot made and
 	// SaveSnapshot has not taken yet.
@@ -154,7 +156,7 @@ func New(o Options) *FSM {
 		config:   Config{}.WithDefaults(),
 		table:    producerstate.New(producerstate.Limits{}),
 	}
-	f.publishConfig()
+	f.published.config.Store(new(f.config))
 	return f
 }
 
