@@ -237,6 +237,30 @@ func (m *Image) next(index uint64) *Image {
 	return &c
 }
 
+// newImage completes an image of which the nodes and topics by id are given.
+func newImage(m Image) *Image {
+	m.byName = slices.Clone(m.topics)
+	slices.SortFunc(m.byName, func(a, b *Topic) int { return compareName(a, b.Name) })
+	for _, t := range m.topics {
+		m.ranges = appendRanges(m.ranges, t, 0)
+	}
+	slices.SortFunc(m.ranges, func(a, b shardRange) int { return cmp.Compare(a.first, b.first) })
+	return &m
+}
+
+// appendRanges appends the shards of t's partitions from number added on.
+func appendRanges(ranges []shardRange, t *Topic, added int) []shardRange {
+	for i := added; i < len(t.Partitions); i++ {
+		shard := t.Partitions[i].Shard
+		if last := len(ranges) - 1; i > added && ranges[last].first+ranges[last].count == shard {
+			ranges[last].count++
+			continue
+		}
+		ranges = append(ranges, shardRange{first: shard, count: 1, topic: t.ID, from: t.Partitions[i].ID})
+	}
+	return ranges
+}
+
 // withNode adds or replaces a node. Only for an image not published yet, like
 // the other with… and without… methods.
 func (m *Image) withNode(n Node) {
@@ -250,22 +274,15 @@ func (m *Image) withNode(n Node) {
 }
 
 // withTopic adds t or replaces the topic with its id, and adds the shards of
-// its partitions from number added on.
+// its partitions from number added on, which must be the highest shards so far.
 func (m *Image) withTopic(t *Topic, added int) {
 	m.topics = put(m.topics, t, func(x *Topic) int { return compareID(x, t.ID) })
 	m.byName = put(m.byName, t, func(x *Topic) int { return compareName(x, t.Name) })
-	ranges := slices.Clone(m.ranges)
-	for i := added; i < len(t.Partitions); i++ {
-		shard := t.Partitions[i].Shard
-		last := len(ranges) - 1
-		if i > added && ranges[last].first+ranges[last].count == shard {
-			ranges[last].count++
-			continue
-		}
-		ranges = append(ranges, shardRange{first: shard, count: 1, topic: t.ID, from: t.Partitions[i].ID})
+	if added == len(t.Partitions) {
+		return
 	}
-	slices.SortFunc(ranges, func(a, b shardRange) int { return cmp.Compare(a.first, b.first) })
-	m.ranges = ranges
+	// New shards are above all others, so the ranges stay sorted.
+	m.ranges = appendRanges(slices.Clone(m.ranges), t, added)
 }
 
 // withoutTopic removes a topic.

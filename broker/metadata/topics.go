@@ -60,8 +60,7 @@ func (s *Store) CreateTopic(ctx context.Context, spec TopicSpec) (*Topic, error)
 }
 
 // PlanTopic returns the topic that CreateTopic would create now, and creates
-// nothing. Its ids are those it would get if nothing else came first. Errors as
-// for CreateTopic.
+// nothing. Its ids and shards mean nothing. Errors as for CreateTopic.
 func (s *Store) PlanTopic(ctx context.Context, spec TopicSpec) (*Topic, error) {
 	m, err := s.founded(ctx)
 	if err != nil {

@@ -49,6 +49,9 @@ func Extend(nodes []Node, existing [][]uint64, add, replicas int) ([][]uint64, e
 	if add < 1 {
 		return nil, errcode.New(errcode.InvalidPartitions, "%d partitions were asked for; ask for at least 1", add)
 	}
+	if len(nodes) == 0 {
+		return nil, errcode.New(errcode.InvalidReplicationFactor, "there are 0 nodes to place replicas on; wait until nodes have registered")
+	}
 	if replicas == 0 {
 		replicas = min(ReplicasDefault, len(nodes))
 	}

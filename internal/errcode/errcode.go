@@ -53,6 +53,7 @@ const (
 	InvalidRecord            Code = 87
 	Throttled                Code = 89
 	UnknownTopicID           Code = 100
+	DuplicateRegistration    Code = 101
 	TooManyProducers         Code = 1000
 	DiskReserve              Code = 1001
 	ShuttingDown             Code = 1002
@@ -100,6 +101,7 @@ var table = map[Code]entry{
 	InvalidRecord:            {"INVALID_RECORD", false},
 	Throttled:                {"THROTTLED", true},
 	UnknownTopicID:           {"UNKNOWN_TOPIC_ID", false},
+	DuplicateRegistration:    {"DUPLICATE_BROKER_REGISTRATION", false},
 	TooManyProducers:         {"TOO_MANY_PRODUCERS", true},
 	DiskReserve:              {"DISK_RESERVE_REACHED", true},
 	ShuttingDown:             {"SHUTTING_DOWN", true},
