@@ -12,8 +12,7 @@ import (
 // The error that wraps it is a *DamageError.
 var ErrDamaged = errors.New("the log is damaged: stop serving this replica and repair it from another one")
 
-// ErrClosed is returned by reads after Close and by reads of a Pinned that
-// outlived its Log.
+// ErrClosed is returned by everything that is called after Close.
 var ErrClosed = errors.New("the log is closed")
 
 // DamageError names the place of the damage. It wraps ErrDamaged.
@@ -28,8 +27,11 @@ func (e *DamageError) Error() string {
 	return fmt.Sprintf("%s at byte %d: %s: %s", e.File, e.Position, e.Reason, ErrDamaged)
 }
 
-// Unwrap returns ErrDamaged.
-func (e *DamageError) Unwrap() error { return ErrDamaged }
+// Unwrap returns ErrDamaged and the code that a client sees,
+// KAFKA_STORAGE_ERROR: another replica has what this one has lost.
+func (e *DamageError) Unwrap() []error {
+	return []error{ErrDamaged, errcode.New(errcode.StorageError, "%s", e.Error())}
+}
 
 func damaged(file string, position int64, format string, args ...any) error {
 	return &DamageError{File: file, Position: position, Reason: fmt.Sprintf(format, args...)}

@@ -1,11 +1,23 @@
 package commitlog
 
 import (
+	"errors"
 	"log/slog"
+	"sort"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"logbroker/internal/recordbatch"
 	"logbroker/internal/storage"
+)
+
+// Defaults and bounds of a log.
+const (
+	indexIntervalBytesDefault = 4096
+	// openSegmentsMax is how many segments a log keeps open for reading while
+	// nobody reads them.
+	openSegmentsMax = 8
 )
 
 // Options say where a log lives. The zero value of a field other than Dir
@@ -73,76 +85,127 @@ type Entry struct {
 // Log is one partition's log. Append, Sync, Trim and RemoveTrimmed are called
 // by one goroutine at a time; everything else by any.
 type Log struct {
+	place *place
+
+	// logStart ≤ end. The writer stores end after the extent that holds it, and
+	// logStart before it takes segments out of the view.
+	logStart atomic.Int64
+	end      atomic.Int64
+	// view is what readers see.
+	view atomic.Pointer[view]
+
+	// openMu guards opened: segments opened for reading, the longest ago first.
+	openMu sync.Mutex
+	opened []*segment
+
+	// mu guards the rest: the writer's state, also against Pin and Close.
+	mu sync.Mutex
+	// tail is the extent of the active segment including what is staged in buf.
+	// Between calls buf is empty and tail is what is published.
+	tail   extent
+	active *writer
+	buf    []byte
+	lastMs int64 // append time of the last batch
+	// sealed are the segments sealed since the last Sync: no footer yet.
+	sealed []*writer
+	// trimmed are the segments that left the view and whose files remain.
+	trimmed []*segment
+	// dirty: the active segment has unsynced bytes. dirtyDir: dir has unsynced
+	// names.
+	dirty, dirtyDir bool
+	// durableStart is the log start offset of the last State that Sync gave.
+	durableStart int64
+	// failed is the first error of a write or sync; it stays.
+	failed error
+	back   *writeBack
+}
+
+// view is an immutable list of segments, in offset order and without gaps; the
+// last one is active. It has at least one unless the log is closed.
+type view struct {
+	segments []*segment
+	closed   bool
+}
+
+// find returns the segment that holds offset, or nil where the view begins
+// above it.
+func (v *view) find(offset int64) *segment {
+	i := sort.Search(len(v.segments), func(i int) bool { return v.segments[i].base > offset })
+	if i == 0 {
+		return nil
+	}
+	return v.segments[i-1]
 }
 
 // Open opens the log in opts.Dir at exactly the state st, which must be the
 // State of the last durable marker. What is newer is cut away; what st refers
 // to must be there and whole, otherwise the error is a *DamageError (wrapping
 // ErrDamaged) and nothing was changed. A zero State over an empty or missing
-// directory is a new log; over a directory with segments it discards them all.
-func Open(opts Options, st State) (*Log, error) { return nil, nil }
+// directory is a new log; over a directory with segments it discards them all,
+// so it is the caller's to know that there never was a marker.
+func Open(opts Options, st State) (*Log, error) {
+	p := opts.place()
+	if err := storage.MkdirAll(p.fs, p.dir); err != nil {
+		return nil, err
+	}
+	found, err := inspect(p, st)
+	if err != nil {
+		return nil, err
+	}
+	if err := found.settle(p, st); err != nil {
+		return nil, err
+	}
+	file, err := openForAppend(p, st.ActiveBase)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		place: p, tail: found.active, lastMs: st.LastAppendMs,
+		durableStart: st.LogStart, back: newWriteBack(),
+	}
+	segments := make([]*segment, 0, len(found.sealed)+1)
+	for _, x := range found.sealed {
+		segments = append(segments, newSegment(p, x))
+	}
+	activeSegment := newSegment(p, found.active)
+	l.active = &writer{segment: activeSegment, file: file}
+	l.view.Store(&view{segments: append(segments, activeSegment)})
+	l.logStart.Store(st.LogStart)
+	l.end.Store(st.End)
+	l.back.start()
+	return l, nil
+}
 
-// Append writes the entries behind the log's end. Their offsets must continue
-// it densely. They can be read at once and are durable after the next Sync.
-// Segments roll before an entry as a pure function of the entries before it
-// and of cfg. After an error every later Append and Sync fails with it: the
-// process should end.
-func (l *Log) Append(es []Entry, cfg Config) error { return nil }
-
-// Sync makes everything appended and trimmed so far durable, names of files
-// included, and returns the State it made durable. After an error every later
-// Append and Sync fails.
-func (l *Log) Sync() (State, error) { return State{}, nil }
+// place resolves the defaults.
+func (o Options) place() *place {
+	p := &place{fs: o.FS, dir: o.Dir, interval: int64(o.IndexIntervalBytes), logger: o.Logger}
+	if p.fs == nil {
+		p.fs = storage.OS()
+	}
+	if p.interval <= 0 {
+		p.interval = indexIntervalBytesDefault
+	}
+	if p.logger == nil {
+		p.logger = slog.New(slog.DiscardHandler)
+	}
+	return p
+}
 
 // LogStart returns the first offset that can be read.
-func (l *Log) LogStart() int64 { return 0 }
+func (l *Log) LogStart() int64 { return l.logStart.Load() }
 
 // End returns the next offset to be appended.
-func (l *Log) End() int64 { return 0 }
+func (l *Log) End() int64 { return l.end.Load() }
 
 // SizeBytes returns the size of all segments that hold something at or above
 // the log start offset.
-func (l *Log) SizeBytes() int64 { return 0 }
-
-// Read appends to dst whole batches as they are stored, beginning with the
-// batch that holds offset, below end (exclusive: the high watermark), and
-// returns the extended slice. It returns about maxBytes, but at least one
-// batch when one is there, and may return less than fits (it stops at the end
-// of a segment). At offset = end it returns dst unchanged. Outside
-// [LogStart, End] the error is an ErrOffsetOutOfRange. The CRC of every batch
-// is checked; a mismatch is a *DamageError and dst is returned unchanged.
-func (l *Log) Read(dst []byte, offset, end int64, maxBytes int) ([]byte, error) { return dst, nil }
-
-// OffsetForTimestamp returns offset and timestamp of the first record in
-// [LogStart, end) whose timestamp is at least tsMs (Unix milliseconds); ok is
-// false where there is none. A batch whose records cannot be decoded counts as
-// one record at its first offset with its greatest timestamp.
-func (l *Log) OffsetForTimestamp(tsMs, end int64) (offset, timestampMs int64, ok bool, err error) {
-	return 0, 0, false, nil
+func (l *Log) SizeBytes() int64 {
+	var n int64
+	for _, s := range l.view.Load().segments {
+		n += s.ext.Load().length
+	}
+	return n
 }
-
-// Trim moves the log start offset up to newLogStart (at most End; never down),
-// at once for readers. Files stay until RemoveTrimmed.
-func (l *Log) Trim(newLogStart int64) {}
-
-// RemoveTrimmed unlinks the segments that lie wholly below the log start
-// offset of the last State that Sync returned. Call it after that State is in
-// a durable marker, never before. Segments that a reader or a Pinned still
-// uses stay until the next call.
-func (l *Log) RemoveTrimmed() error { return nil }
-
-// RetentionQuery asks which log start offset the retention limits want.
-type RetentionQuery struct {
-	NowMs    int64         // now, in Unix milliseconds
-	MaxBytes int64         // keep at least this much; ≤ 0 = no limit
-	MaxAge   time.Duration // by append time; ≤ 0 = no limit
-	End      int64         // exclusive bound of what may go (the high watermark)
-}
-
-// RetentionOffset returns the log start offset that q wants: the end of the
-// last segment that may go, or the present log start. Only whole segments go,
-// the active one never.
-func (l *Log) RetentionOffset(q RetentionQuery) int64 { return 0 }
 
 // SegmentInfo describes one segment.
 type SegmentInfo struct {
@@ -156,8 +219,49 @@ type SegmentInfo struct {
 }
 
 // Segments lists the segments in offset order; the last one is the active one.
-func (l *Log) Segments() []SegmentInfo { return nil }
+// It is empty after Close.
+func (l *Log) Segments() []SegmentInfo {
+	segments := l.view.Load().segments
+	infos := make([]SegmentInfo, len(segments))
+	for i, s := range segments {
+		infos[i] = s.ext.Load().info()
+	}
+	return infos
+}
 
 // Close stops the write-back goroutine and closes the files. It syncs nothing.
-// Reads that are running end well, later ones return ErrClosed.
-func (l *Log) Close() error { return nil }
+// Reads that are running end well, later ones return ErrClosed. A second Close
+// does nothing.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.view.Swap(&view{closed: true})
+	if old.closed {
+		return nil
+	}
+	l.failed = errors.Join(ErrClosed, l.failed)
+	l.back.stop()
+	err := l.active.close()
+	for _, w := range l.sealed {
+		err = errors.Join(err, w.close())
+	}
+	for _, s := range append(old.segments, l.trimmed...) {
+		s.retire()
+	}
+	return err
+}
+
+// noteOpened counts a segment that was just opened for reading, and closes the
+// longest open ones above openSegmentsMax that nobody reads.
+func (l *Log) noteOpened(s *segment) {
+	l.openMu.Lock()
+	defer l.openMu.Unlock()
+	l.opened = append(l.opened, s)
+	for i := len(l.opened) - openSegmentsMax; i > 0; i-- {
+		oldest := l.opened[0]
+		l.opened = l.opened[1:]
+		if !oldest.park() {
+			l.opened = append(l.opened, oldest)
+		}
+	}
+}

@@ -32,7 +32,7 @@ const (
 
 // path returns the name of one of the files of the segment at base.
 func (p *place) path(base int64, suffix string) string {
-	return p.fs.PathJoin(p.dir, fmt.Sprintf("%020d%s", base, suffix))
+	return p.fs.PathJoin(p.dir, fileName(base, suffix))
 }
 
 // extent is how far a segment goes. It is never changed after it was

@@ -1,0 +1,92 @@
+package commitlog
+
+import "time"
+
+// Trim moves the log start offset up to newLogStart (at most End; never down),
+// at once for readers. Files stay until RemoveTrimmed.
+func (l *Log) Trim(newLogStart int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	newLogStart = min(newLogStart, l.tail.end)
+	v := l.view.Load()
+	if newLogStart <= l.logStart.Load() || v.closed {
+		return
+	}
+	// A reader that still sees the old view reads what is going away, which
+	// does no harm; one that misses a segment in the new view finds the new
+	// log start offset.
+	l.logStart.Store(newLogStart)
+	keep := 0
+	for keep < len(v.segments)-1 && v.segments[keep].ext.Load().end <= newLogStart {
+		keep++
+	}
+	if keep == 0 {
+		return
+	}
+	l.trimmed = append(l.trimmed, v.segments[:keep]...)
+	l.view.Store(&view{segments: v.segments[keep:]})
+}
+
+// RemoveTrimmed unlinks the segments that lie wholly below the log start
+// offset of the last State that Sync returned. Call it after that State is in
+// a durable marker, never before. Segments that a reader or a Pinned still
+// uses stay until the next call.
+func (l *Log) RemoveTrimmed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed != nil {
+		return l.failed
+	}
+	kept := l.trimmed[:0]
+	defer func() {
+		clear(l.trimmed[len(kept):])
+		l.trimmed = kept
+	}()
+	for i, s := range l.trimmed {
+		if s.ext.Load().end > l.durableStart || !s.retire() {
+			kept = append(kept, s)
+			continue
+		}
+		if err := removeSegmentFiles(l.place, s.base); err != nil {
+			kept = append(kept, l.trimmed[i:]...)
+			return err
+		}
+		// Nobody waits for these names to go: a crash brings them back, and
+		// Open removes what is below the log start offset.
+		l.dirtyDir = true
+	}
+	return nil
+}
+
+// RetentionQuery asks which log start offset the retention limits want.
+type RetentionQuery struct {
+	NowMs    int64         // now, in Unix milliseconds
+	MaxBytes int64         // keep at least this much; ≤ 0 = no limit
+	MaxAge   time.Duration // by append time; ≤ 0 = no limit
+	End      int64         // exclusive bound of what may go (the high watermark)
+}
+
+// RetentionOffset returns the log start offset that q wants: the end of the
+// last segment that may go, or the present log start. Only whole segments go,
+// oldest first, the active one never. By size a segment goes while what
+// remains without it is at least MaxBytes; by age when its last batch was
+// appended more than MaxAge ago.
+func (l *Log) RetentionOffset(q RetentionQuery) int64 {
+	start := l.LogStart()
+	segments := l.view.Load().segments
+	var size int64
+	for _, s := range segments {
+		size += s.ext.Load().length
+	}
+	for i, s := range segments {
+		x := s.ext.Load()
+		tooMuch := q.MaxBytes > 0 && size-x.length >= q.MaxBytes
+		tooOld := q.MaxAge > 0 && q.NowMs-x.lastMs > q.MaxAge.Milliseconds()
+		if i == len(segments)-1 || x.end > q.End || !tooMuch && !tooOld {
+			break
+		}
+		size -= x.length
+		start = max(start, x.end)
+	}
+	return start
+}
