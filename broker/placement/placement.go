@@ -44,7 +44,8 @@ func Place(nodes []Node, partitions, replicas int) ([][]uint64, error) {
 
 // Extend places add more partitions of a topic whose partitions are placed as
 // existing says, so that the whole topic stays as even as it can be without
-// moving what is there. Errors as for Place.
+// moving what is there: replicas per node first, preferred leaders second, which
+// may then differ by two. Errors as for Place.
 func Extend(nodes []Node, existing [][]uint64, add, replicas int) ([][]uint64, error) {
 	if add < 1 {
 		return nil, errcode.New(errcode.InvalidPartitions, "%d partitions were asked for; ask for at least 1", add)
@@ -135,8 +136,8 @@ func (s *spread) fillQuotas() {
 }
 
 // lowest returns the node that gets the next place: fewest replicas of the
-// topic, then the rack that is behind at this level, then the fewest replicas
-// over all topics.
+// topic, then the rack that is behind at this level, then the fewest preferred
+// leaders of the topic, then the fewest replicas over all topics.
 func (s *spread) lowest() int {
 	floor := -1
 	for i := range s.nodes {
@@ -155,7 +156,7 @@ func (s *spread) lowest() int {
 		if s.quota[i] == s.add || s.level[i] != floor {
 			continue
 		}
-		if best < 0 || cmp.Or(cmp.Compare(ahead[s.rack[i]], ahead[s.rack[best]]),
+		if best < 0 || cmp.Or(cmp.Compare(ahead[s.rack[i]], ahead[s.rack[best]]), cmp.Compare(s.led[i], s.led[best]),
 			cmp.Compare(n.Replicas, s.nodes[best].Replicas), cmp.Compare(n.Preferred, s.nodes[best].Preferred)) < 0 {
 			best = i
 		}
@@ -183,12 +184,12 @@ func (s *spread) pickRow(left int) []int {
 		inRow[s.rack[i]]++
 		s.quota[i]--
 	}
+	rackQuota := s.rackQuotas()
 	for i := range s.nodes {
 		if s.quota[i] == left {
 			take(i)
 		}
 	}
-	rackQuota := s.rackQuotas()
 	for len(row) < s.replicas {
 		best := -1
 		for i := range s.nodes {
@@ -226,7 +227,9 @@ func (s *spread) fits(a, b int, row, inRow, rackQuota []int) bool {
 	return met < 0 // equal: the lower id, which is b
 }
 
-// preferLeaders puts the preferred leader of each new row first.
+// preferLeaders puts the preferred leader of each new row first. Nodes that
+// hold more replicas of the topic go first where all else is equal: the others
+// are next in line when the topic is extended.
 func (s *spread) preferLeaders() {
 	total := make([]int, len(s.nodes))
 	for i, node := range s.nodes {
@@ -237,7 +240,8 @@ func (s *spread) preferLeaders() {
 	for p, row := range s.rows {
 		best := row[0]
 		for _, i := range row[1:] {
-			if cmp.Or(cmp.Compare(a.load[i], a.load[best]), cmp.Compare(total[i], total[best]), cmp.Compare(i, best)) < 0 {
+			if cmp.Or(cmp.Compare(a.load[i], a.load[best]), cmp.Compare(total[i], total[best]),
+				cmp.Compare(s.level[best], s.level[i]), cmp.Compare(i, best)) < 0 {
 				best = i
 			}
 		}
