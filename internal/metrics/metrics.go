@@ -1,0 +1,239 @@
+// Package metrics holds the broker's own Prometheus metrics and the collectors
+// for what other parts count themselves. It measures nothing: the parts call it
+// or are asked by it at scrape time.
+//
+// Two registries: Broker.Registry is the low-cardinality page (/metrics),
+// Broker.Detailed adds what grows with the number of partitions. All names
+// begin with logbroker_, durations are in seconds, sizes in bytes.
+package metrics
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"logbroker/internal/buildinfo"
+	"logbroker/internal/errcode"
+)
+
+const namespace = "logbroker"
+
+// topicsMax bounds the topic label: further topics are counted as "other", so
+// that topics made in a loop cannot grow a node's memory without end.
+const topicsMax = 1000
+
+// Broker are one node's metrics. Its methods may be called from any goroutine.
+type Broker struct {
+	Registry *prometheus.Registry
+	Detailed *prometheus.Registry
+
+	leadershipChanges prometheus.Counter
+	produceRecords    *prometheus.CounterVec
+	produceBytes      *prometheus.CounterVec
+	produceDuplicates *prometheus.CounterVec
+	fetchRecords      prometheus.Counter
+	fetchBytes        prometheus.Counter
+	requests          *prometheus.HistogramVec
+
+	// topics and timers cache the vectors' children, which are looked up for
+	// every batch.
+	topics     sync.Map // topic → *topicCounters
+	topicCount int      // guarded by topicsMu
+	topicsMu   sync.Mutex
+	timers     sync.Map // requestKey → prometheus.Observer
+}
+
+type topicCounters struct{ records, bytes, duplicates prometheus.Counter }
+
+type requestKey struct {
+	api  string
+	code errcode.Code
+}
+
+// New returns a node's metrics with build_info set.
+func New() *Broker {
+	b := &Broker{
+		Registry: prometheus.NewRegistry(), Detailed: prometheus.NewRegistry(),
+		leadershipChanges: counter("leadership_changes_total", "Leaderships this node took or lost."),
+		produceRecords:    topicCounter("produce_records_total", "Records stored, by topic."),
+		produceBytes:      topicCounter("produce_bytes_total", "Bytes of batches stored, by topic."),
+		produceDuplicates: topicCounter("produce_duplicates_total", "Batches recognised as already stored, by topic."),
+		fetchRecords:      counter("fetch_records_total", "Records handed out."),
+		fetchBytes:        counter("fetch_bytes_total", "Bytes of batches handed out."),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "request_duration_seconds", Help: "Time from a request's arrival to its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
+		}, []string{"api", "code"}),
+	}
+	info := buildinfo.Read()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "Always 1; the labels say which build this is.",
+		ConstLabels: prometheus.Labels{"version": info.Version, "revision": info.Revision, "go": info.Go},
+	})
+	build.Set(1)
+	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
+		b.fetchRecords, b.fetchBytes, b.requests)
+	return b
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+}
+
+func topicCounter(name, help string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, []string{"topic"})
+}
+
+// LeadershipChanged counts a leadership taken or lost.
+func (b *Broker) LeadershipChanged() { b.leadershipChanges.Inc() }
+
+// Request counts one answered request.
+func (b *Broker) Request(api string, code errcode.Code, took time.Duration) {
+	key := requestKey{api, code}
+	observer, ok := b.timers.Load(key)
+	if !ok {
+		observer, _ = b.timers.LoadOrStore(key, b.requests.WithLabelValues(api, code.String()))
+	}
+	observer.(prometheus.Observer).Observe(took.Seconds())
+}
+
+// Produced counts one batch that was stored, or recognised as stored before.
+func (b *Broker) Produced(topic string, records, bytes int, duplicate bool) {
+	c := b.topic(topic)
+	if duplicate {
+		c.duplicates.Inc()
+		return
+	}
+	c.records.Add(float64(records))
+	c.bytes.Add(float64(bytes))
+}
+
+// Fetched counts one reply with batches.
+func (b *Broker) Fetched(records, bytes int) {
+	b.fetchRecords.Add(float64(records))
+	b.fetchBytes.Add(float64(bytes))
+}
+
+func (b *Broker) topic(name string) *topicCounters {
+	if c, ok := b.topics.Load(name); ok {
+		return c.(*topicCounters)
+	}
+	b.topicsMu.Lock()
+	defer b.topicsMu.Unlock()
+	if b.topicCount >= topicsMax {
+		name = "other"
+	}
+	made := &topicCounters{b.produceRecords.WithLabelValues(name), b.produceBytes.WithLabelValues(name), b.produceDuplicates.WithLabelValues(name)}
+	c, loaded := b.topics.LoadOrStore(name, made)
+	if !loaded {
+		b.topicCount++
+	}
+	return c.(*topicCounters)
+}
+
+// Node is a node's state at scrape time.
+type Node struct {
+	// Partitions counts replicas by state (leader, follower, stopped, …).
+	Partitions        map[string]int
+	SegmentBytes      int64
+	RaftLogBytes      uint64
+	DiskFreeBytes     uint64
+	ClientConnections int
+	// SyncBounds and SyncCounts are the cumulative histogram of Raft log syncs.
+	SyncBounds []time.Duration
+	SyncCounts []uint64
+	SyncCount  uint64
+	SyncSum    time.Duration
+	// Replicas are listed on the detailed page only.
+	Replicas []Replica
+}
+
+// Replica is one replica of a partition at scrape time.
+type Replica struct {
+	Topic         string
+	Partition     int32
+	LogStart      int64
+	HighWatermark int64
+	SizeBytes     int64
+	HasLeader     bool
+}
+
+// Observe registers collectors that call state at every scrape.
+func (b *Broker) Observe(state func() Node) {
+	b.Registry.MustRegister(&nodeCollector{state: state})
+	b.Detailed.MustRegister(&partitionCollector{state: state})
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
+
+var (
+	descPartitions  = desc("partitions", "Replicas on this node by state.", "state")
+	descSegment     = desc("segment_bytes", "Bytes in all segments of this node.")
+	descRaftLog     = desc("raft_log_bytes", "Bytes handed to the Raft log since start.")
+	descDiskFree    = desc("disk_free_bytes", "Free bytes on the data disk.")
+	descConnections = desc("client_connections", "Open client connections.")
+	descSync        = desc("raft_log_sync_duration_seconds", "Time of one sync of the Raft log.")
+
+	descLogStart = desc("partition_log_start_offset", "First offset that can be read.", "topic", "partition")
+	descHigh     = desc("partition_high_watermark_offset", "Next offset after the last committed record.", "topic", "partition")
+	descSize     = desc("partition_size_bytes", "Bytes in the partition's segments on this node.", "topic", "partition")
+	descLeader   = desc("partition_has_leader", "1 if this node knows a leader of the partition.", "topic", "partition")
+)
+
+type nodeCollector struct{ state func() Node }
+
+// Describe lists what Collect sends.
+func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descPartitions, descSegment, descRaftLog, descDiskFree, descConnections, descSync} {
+		ch <- d
+	}
+}
+
+// Collect sends the node's state.
+func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
+	n := c.state()
+	for state, count := range n.Partitions {
+		ch <- gauge(descPartitions, float64(count), state)
+	}
+	ch <- gauge(descSegment, float64(n.SegmentBytes))
+	ch <- prometheus.MustNewConstMetric(descRaftLog, prometheus.CounterValue, float64(n.RaftLogBytes))
+	ch <- gauge(descDiskFree, float64(n.DiskFreeBytes))
+	ch <- gauge(descConnections, float64(n.ClientConnections))
+	buckets := make(map[float64]uint64, len(n.SyncBounds))
+	for i, bound := range n.SyncBounds {
+		buckets[bound.Seconds()] = n.SyncCounts[i]
+	}
+	ch <- prometheus.MustNewConstHistogram(descSync, n.SyncCount, n.SyncSum.Seconds(), buckets)
+}
+
+type partitionCollector struct{ state func() Node }
+
+// Describe lists what Collect sends.
+func (c *partitionCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descLogStart, descHigh, descSize, descLeader} {
+		ch <- d
+	}
+}
+
+// Collect sends the state of every replica.
+func (c *partitionCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, r := range c.state().Replicas {
+		partition := strconv.Itoa(int(r.Partition))
+		hasLeader := 0.0
+		if r.HasLeader {
+			hasLeader = 1
+		}
+		ch <- gauge(descLogStart, float64(r.LogStart), r.Topic, partition)
+		ch <- gauge(descHigh, float64(r.HighWatermark), r.Topic, partition)
+		ch <- gauge(descSize, float64(r.SizeBytes), r.Topic, partition)
+		ch <- gauge(descLeader, hasLeader, r.Topic, partition)
+	}
+}
+
+func gauge(d *prometheus.Desc, value float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
