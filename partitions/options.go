@@ -62,8 +62,8 @@ type Options struct {
 	Logger *slog.Logger
 	// OnLeadership is told when a local replica begins or ends to serve as
 	// leader: serially, from one goroutine; for one partition only the latest
-	// state counts, states between may be skipped. It may not block for long and
-	// may not call Stop, Remove or Close.
+	// state counts, states between may be skipped. It should not block for long
+	// (other partitions' news wait) and must not call Close.
 	OnLeadership func(Leadership)
 	// ProposeTimeout bounds one proposal; after it the outcome is unknown.
 	// Default 4 s.
@@ -146,7 +146,7 @@ type TopicConfig struct {
 
 // Leadership is the news that a local replica serves as its partition's leader,
 // or no longer does. Leading is true only once the replica's own epoch entry of
-// this term is applied.
+// this term is applied; Epoch is the epoch it serves, or served, in.
 type Leadership struct {
 	Shard     uint64
 	Topic     string
@@ -166,6 +166,7 @@ type LeaderHint struct {
 
 // States of a replica, as Status.State has them.
 const (
+	StateStarting    = "starting"
 	StateRunning     = "running"
 	StateStopped     = "stopped"
 	StateQuarantined = "quarantined" // never starts again under its id

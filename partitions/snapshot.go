@@ -1,0 +1,64 @@
+package partitions
+
+import (
+	"context"
+	"time"
+)
+
+// A Raft snapshot is what lets the Raft log be compacted. For this machine it
+// is only a marker (the data are in the commit log already), but making the
+// marker durable holds up the partition, so the Host makes few at a time, and
+// each replica asks for one by the bytes it has applied.
+
+const (
+	// snapshotTimeout bounds one snapshot.
+	snapshotTimeout = time.Minute
+	// snapshotRetryAfter is the pause after a failed one.
+	snapshotRetryAfter = time.Second
+	// compactionOverheadMin is the least number of entries kept behind a
+	// snapshot.
+	compactionOverheadMin = 256
+	// snapshotEntriesMax asks for a snapshot whatever the bytes: entries that
+	// store nothing (duplicates, epochs) fill the Raft log too.
+	snapshotEntriesMax = 200_000
+)
+
+// wantSnapshot asks the Host for a snapshot when enough was applied. It runs on
+// the apply goroutine, where it must be quick, and on the retention goroutine.
+func (p *Partition) wantSnapshot() {
+	if p.machine == nil {
+		return
+	}
+	due := p.machine.BytesSinceMarker() > p.options.SnapshotBytes ||
+		p.machine.AppliedIndex()-p.snapshotIndex.Load() > snapshotEntriesMax
+	if due && p.snapshotQueued.CompareAndSwap(false, true) {
+		p.host.snapshotWanted(p)
+	}
+}
+
+// snapshot makes one. It keeps about as many entries as the last two snapshots
+// were apart, so that a replica that was away for that long catches up from the
+// log. It runs on one of the Host's snapshot goroutines.
+func (p *Partition) snapshot(ctx context.Context) {
+	defer p.snapshotQueued.Store(false)
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	applied := p.machine.AppliedIndex()
+	overhead := max(compactionOverheadMin, 2*(applied-p.snapshotIndex.Load()))
+	err := p.raft.Snapshot(ctx, p.spec.Shard, overhead)
+	if err == nil {
+		p.snapshotIndex.Store(applied)
+		return
+	}
+	if p.stopped() || ctx.Err() != nil {
+		return
+	}
+	p.logger.Warn("the Raft log could not be compacted; it is tried again", "err", err)
+	pause := time.NewTimer(snapshotRetryAfter)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-p.stopping:
+	case <-ctx.Done():
+	}
+}
