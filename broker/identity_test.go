@@ -92,9 +92,9 @@ func TestWrongDirectoriesAreRefusedInOneLine(t *testing.T) {
 		}
 	}
 	tests := []struct {
-		name   string
+		name string
 		harm func(t *testing.T, data, raft string) (cluster string, node uint64)
-		want   string
+		want string
 	}{
 		{"lost Raft directory", func(t *testing.T, _, raft string) (string, uint64) {
 			if err := os.RemoveAll(raft); err != nil {

@@ -13,8 +13,14 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"logbroker/internal/protocol"
 )
@@ -32,84 +38,215 @@ type Options struct {
 	RequestTimeout time.Duration
 }
 
+func (o *Options) setDefaults() {
+	if o.Name == "" {
+		o.Name = "logbroker-client"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.RequestTimeout <= 0 {
+		o.RequestTimeout = 10 * time.Second
+	}
+}
+
 // Client is a connection to a cluster. Its methods may be called from any
 // number of goroutines.
-type Client struct{}
+type Client struct {
+	options Options
+	servers []string
+	seed    *Conn
 
-// Dial connects to the first of servers (NATS URLs) that answers.
-func Dial(ctx context.Context, servers []string, o Options) (*Client, error) { panic("unwritten") }
+	// mu guards nodes, topics, index and the fields of what they hold. It is
+	// never held while something is sent or dialled.
+	mu     sync.RWMutex
+	nodes  map[uint64]*node
+	topics map[string]*topic
+	// index is the newest metadata log index seen.
+	index uint64
 
-// Close closes every connection. Calls under way end with ErrClosed.
-func (c *Client) Close() {}
+	refresh refresher
 
-// Conn returns the connection to use for requests that node leads: the one to
-// the node itself where it stands, otherwise the seed connection, whose server
-// passes the request on. It never blocks.
-func (c *Client) Conn(node uint64) *Conn { panic("unwritten") }
-
-// Conn is one NATS connection with its reply inbox.
-type Conn struct{}
-
-// Request is one request of Conn.Call. Payload is not kept after Call returns.
-type Request struct {
-	Subject string
-	Payload []byte
-	// Timeout until the handler is told ErrTimeout.
-	Timeout time.Duration
-	// Stream says that several replies are expected: each restarts Timeout.
-	Stream bool
+	// ctx ends with Close; the goroutines of the client live in it.
+	//
+	//nolint:containedctx // it is the client's own life, not a caller's.
+	ctx        context.Context
+	stop       context.CancelFunc
+	goroutines sync.WaitGroup
 }
 
-// Handler is told what comes of a call: every reply (err nil), and once the
-// time-out or the loss of the connection. It runs on the connection's delivery
-// goroutine or on a timer's and must not block.
-type Handler func(data []byte, err error)
-
-// Call is a request under way.
-type Call struct{}
-
-// Call sends a request.
-func (n *Conn) Call(r Request, h Handler) (*Call, error) { panic("unwritten") }
-
-// Cancel ends the call: the handler hears nothing more, except what it is just
-// being told.
-func (c *Call) Cancel() {}
-
-// Leader says where requests for a partition go, as far as is known.
-type Leader struct {
-	TopicID uint64
-	Node    uint64 // 0 unknown
-	Epoch   int32  // protocol.EpochUnknown
+// node is a cluster node as metadata has it, and the connection to it.
+type node struct {
+	urls     []string
+	conn     *Conn // nil until dialled
+	dialing  bool
+	failures int
+	retryAt  time.Time
 }
 
-// Leader returns what is known about a partition's leader, without asking.
-func (c *Client) Leader(topic string, partition int32) Leader { panic("unwritten") }
-
-// Learn takes a hint from a reply: the higher leader epoch wins.
-func (c *Client) Learn(topic string, partition int32, hint Leader) {}
-
-// Stale asks for a refresh of what is known about topic, soon and without waiting.
-func (c *Client) Stale(topic string) {}
-
-// Metadata returns the cluster's nodes and the named topics.
-func (c *Client) Metadata(ctx context.Context, topics ...string) (*protocol.MetadataReply, error) {
-	panic("unwritten")
+// Dial connects to the first of servers (NATS URLs) that answers. Without
+// servers it tries nats://127.0.0.1:4222. It does not wait for a cluster to
+// come up: the error then says how to start one.
+func Dial(ctx context.Context, servers []string, o Options) (*Client, error) {
+	o.setDefaults()
+	if len(servers) == 0 {
+		servers = []string{nats.DefaultURL}
+	}
+	c := &Client{
+		options: o, servers: servers,
+		nodes: make(map[uint64]*node), topics: make(map[string]*topic),
+	}
+	c.refresh.init()
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	seed, err := dial(ctx, servers, o, false)
+	if err != nil {
+		c.stop()
+		return nil, dialError(servers, err)
+	}
+	c.seed = seed
+	c.goroutines.Add(1)
+	go c.refreshLoop()
+	return c, nil
 }
 
-// Topic returns the cached metadata of a topic and asks the cluster only when
-// there is none.
-func (c *Client) Topic(ctx context.Context, name string) (*protocol.TopicMetadata, error) {
-	panic("unwritten")
+func dialError(servers []string, err error) error {
+	at := strings.Join(servers, ", ")
+	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
+		return fmt.Errorf("no server at %s: is it running? start one with: logbrokerd dev (%w)", at, err)
+	}
+	return fmt.Errorf("connecting to %s: %w", at, err)
 }
 
-// Control sends a control request and decodes the envelope of its reply.
-func (c *Client) Control(ctx context.Context, subject string, req, reply any) error {
-	panic("unwritten")
+// Close closes every connection and waits for the client's goroutines. Calls
+// under way end with ErrClosed.
+func (c *Client) Close() {
+	c.stop()
+	c.goroutines.Wait()
+	c.mu.Lock()
+	conns := []*Conn{c.seed}
+	for _, n := range c.nodes {
+		if n.conn != nil {
+			conns = append(conns, n.conn)
+		}
+	}
+	c.nodes = make(map[uint64]*node)
+	c.mu.Unlock()
+	for _, conn := range conns {
+		conn.close()
+	}
 }
 
-// Offsets asks a partition's leader for an offset by time (or one of
-// protocol.TimestampEarliest and protocol.TimestampLatest) and retries until
-// ctx ends.
-func (c *Client) Offsets(ctx context.Context, topic string, partition int32, timestampMs int64) (protocol.OffsetsReply, error) {
-	panic("unwritten")
+// Servers returns the URLs given to Dial.
+func (c *Client) Servers() []string { return c.servers }
+
+// Conn returns the connection to use for requests that node answers (0: any
+// node): the one to the node itself where it stands, otherwise one whose server
+// passes the request on. It never blocks; a missing connection is dialled in
+// the background.
+func (c *Client) Conn(id uint64) *Conn {
+	c.mu.RLock()
+	n := c.nodes[id]
+	var own *Conn
+	if n != nil && n.conn != nil && n.conn.connected() {
+		own = n.conn
+	}
+	dialNow := n != nil && n.conn == nil && !n.dialing && len(n.urls) > 0 && time.Now().After(n.retryAt)
+	c.mu.RUnlock()
+	if own != nil {
+		return own
+	}
+	if dialNow {
+		c.startDial(id)
+	}
+	return c.fallback()
 }
+
+// fallback returns any connection that stands, the seed first, and the seed
+// where none does.
+func (c *Client) fallback() *Conn {
+	if c.seed.connected() {
+		return c.seed
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, n := range c.nodes {
+		if n.conn != nil && n.conn.connected() {
+			return n.conn
+		}
+	}
+	return c.seed
+}
+
+// startDial starts the goroutine that connects to a node, unless one runs.
+func (c *Client) startDial(id uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[id]
+	if n == nil || n.dialing || n.conn != nil || c.ctx.Err() != nil {
+		return
+	}
+	n.dialing = true
+	c.goroutines.Add(1)
+	go c.dialNode(id, n.urls)
+}
+
+// dialNode connects to a node and keeps the connection if the node is still
+// wanted under these URLs. Started by startDial, ends by itself within the dial
+// time-out.
+func (c *Client) dialNode(id uint64, urls []string) {
+	defer c.goroutines.Done()
+	conn, err := dial(c.ctx, urls, c.options, true)
+	c.mu.Lock()
+	n := c.nodes[id]
+	keep := err == nil && n != nil && n.conn == nil && sameURLs(n.urls, urls) && c.ctx.Err() == nil
+	if keep {
+		n.conn, n.failures = conn, 0
+	}
+	if n != nil {
+		n.dialing = false
+		if err != nil {
+			n.failures++
+			n.retryAt = time.Now().Add(Backoff(n.failures, time.Second, 30*time.Second))
+		}
+	}
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		c.options.Logger.Info("node not reachable, its requests are routed", "node", id, "urls", urls, "err", err)
+	case !keep:
+		conn.close()
+	}
+}
+
+// setNodes takes over a node list. It returns the connections to close: those
+// to nodes that are gone or have moved. c.mu is held.
+func (c *Client) setNodes(list []protocol.NodeMetadata) (drop []*Conn) {
+	known := make(map[uint64]bool, len(list))
+	for _, m := range list {
+		known[m.ID] = true
+		n := c.nodes[m.ID]
+		if n == nil {
+			c.nodes[m.ID] = &node{urls: m.ClientURLs}
+			continue
+		}
+		if sameURLs(n.urls, m.ClientURLs) {
+			continue
+		}
+		if n.conn != nil {
+			drop = append(drop, n.conn)
+		}
+		n.urls, n.conn, n.retryAt, n.failures = m.ClientURLs, nil, time.Time{}, 0
+	}
+	for id, n := range c.nodes {
+		if known[id] {
+			continue
+		}
+		if n.conn != nil {
+			drop = append(drop, n.conn)
+		}
+		delete(c.nodes, id)
+	}
+	return drop
+}
+
+func sameURLs(a, b []string) bool { return strings.Join(a, ",") == strings.Join(b, ",") }

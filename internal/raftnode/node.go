@@ -14,6 +14,22 @@ import (
 	"github.com/lni/dragonboat/v4/statemachine"
 )
 
+// The engine's shape. execShards and logShards are written into the directory
+// at its first start and must never change; the others may. dragonboat's
+// defaults are made for hundreds of cores.
+const (
+	execShards     = 16 // frozen
+	logShards      = 16 // frozen
+	commitShards   = 16
+	applyShards    = 16
+	snapshotShards = 16
+	closeShards    = 8
+)
+
+// logWriteBufferBytes is tan's marshalling buffer, one per exec shard. Its
+// default of 128 MiB allocates 2 GiB and makes every write touch cold memory.
+const logWriteBufferBytes = 4 << 20
+
 // Node is one running dragonboat NodeHost: all replicas of this process's node.
 // Its methods may be called from any goroutine.
 type Node struct {
@@ -21,9 +37,23 @@ type Node struct {
 	logger   *slog.Logger
 	host     *dragonboat.NodeHost
 	store    *logStore
+	syncs    *syncStats
 	leaders  *leaderQueue
-	sessions sync.Map // shard id → *client.Session (NoOP, shared, immutable)
-	close    sync.Once
+	replicas sync.Map // shard id → *replica, for every replica started here
+
+	// closing is cancelled when Close begins; it ends every blocking wait.
+	closing context.Context
+	cancel  context.CancelFunc
+	// life keeps host alive during a call: NodeHost.Close sets fields to nil
+	// that its methods use. Calls hold it for reading, Close for writing.
+	life   sync.RWMutex
+	closed bool
+}
+
+// replica is what a Node keeps of a replica that runs here. Immutable.
+type replica struct {
+	id      uint64
+	session *client.Session // NoOP: the only kind on-disk machines allow
 }
 
 // Open starts a NodeHost in o.Dir and, unless o.Transport is given, puts it on
@@ -34,47 +64,141 @@ func Open(e *Endpoint, o Options) (*Node, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if e == nil && o.Transport == nil {
-		return nil, errors.New("raftnode: neither an endpoint nor a transport is given")
+	transport, address := o.Transport, o.Advertise
+	if transport == nil {
+		if e == nil {
+			return nil, errors.New("raftnode: neither an endpoint nor a transport is given")
+		}
+		transport, address = &tcpFactory{endpoint: e, options: o}, e.Addr()
 	}
-	return open(e, o)
+	syncs := newSyncStats()
+	files, err := newHostFS(o, syncs)
+	if err != nil {
+		return nil, err
+	}
+	if err := forgetHostname(files, files.dir); err != nil {
+		return nil, err
+	}
+	routeDragonboatLogs(o.Logger, o.RaftLevel)
+	n := &Node{options: o, logger: o.Logger, syncs: syncs, leaders: newLeaderQueue(o.OnLeader)}
+	n.closing, n.cancel = context.WithCancel(context.Background())
+	stores := &logStoreFactory{options: o}
+	n.host, err = dragonboat.NewNodeHost(n.hostConfig(files, transport, stores, address))
+	if err != nil {
+		n.cancel()
+		n.leaders.close()
+		return nil, openError(o, err)
+	}
+	n.store = stores.store
+	return n, nil
+}
+
+// hostConfig is the NodeHost's configuration.
+func (n *Node) hostConfig(files *hostFS, transport TransportFactory, stores *logStoreFactory, address string) config.NodeHostConfig {
+	o := n.options
+	logDB := config.GetTinyMemLogDBConfig()
+	logDB.Shards = logShards
+	logDB.KVWriteBufferSize = logWriteBufferBytes
+	return config.NodeHostConfig{
+		DeploymentID:        o.DeploymentID,
+		NodeHostID:          o.Incarnation,
+		NodeHostDir:         files.dir,
+		RTTMillisecond:      uint64(o.RTT / time.Millisecond),
+		RaftAddress:         address,
+		EnableMetrics:       true,
+		RaftEventListener:   n.leaders,
+		MaxSendQueueSize:    uint64(o.MaxInFlightBytes),
+		MaxReceiveQueueSize: uint64(o.MaxInFlightBytes),
+		Expert: config.ExpertConfig{
+			LogDBFactory:        stores,
+			TransportFactory:    transport,
+			NodeRegistryFactory: registryFactory{resolve: o.Resolve},
+			FS:                  files,
+			LogDB:               logDB,
+			Engine: config.EngineConfig{
+				ExecShards:     execShards,
+				CommitShards:   commitShards,
+				ApplyShards:    applyShards,
+				SnapshotShards: snapshotShards,
+				CloseShards:    closeShards,
+			},
+		},
+	}
 }
 
 // Close stops every replica, the transport and the log store, and returns when
 // they are stopped. Proposals in flight end as unknown. The Endpoint stays open
-// and goes on serving handshakes.
+// and goes on serving handshakes. A second call does nothing.
 func (n *Node) Close() {
-	n.close.Do(func() {
-		n.host.Close()
-		n.leaders.close()
-	})
+	n.cancel()
+	n.life.Lock()
+	if n.closed {
+		n.life.Unlock()
+		return
+	}
+	n.closed = true
+	n.life.Unlock()
+	n.host.Close()
+	n.leaders.close()
 }
+
+// enter begins a call into the host; every nil error is paired with leave.
+func (n *Node) enter() error {
+	n.life.RLock()
+	if n.closed {
+		n.life.RUnlock()
+		return dragonboat.ErrClosed
+	}
+	return nil
+}
+
+func (n *Node) leave() { n.life.RUnlock() }
 
 // StartOnDisk starts the local replica s with an on-disk state machine. It
 // returns once the replica is registered; the machine's Open runs later.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
-	return n.startError(s, n.host.StartOnDiskReplica(s.Members, s.Join, create, n.shardConfig(s)))
+	return n.start(s, func() error {
+		return n.host.StartOnDiskReplica(s.Members, s.Join, create, n.shardConfig(s))
+	})
 }
 
 // StartInMemory starts the local replica s with a state machine that lives in
 // memory and is rebuilt from snapshot and log at every start.
 func (n *Node) StartInMemory(s Shard, create func(shard, replica uint64) statemachine.IStateMachine) error {
-	return n.startError(s, n.host.StartReplica(s.Members, s.Join, create, n.shardConfig(s)))
+	return n.start(s, func() error {
+		return n.host.StartReplica(s.Members, s.Join, create, n.shardConfig(s))
+	})
 }
 
-func (n *Node) startError(s Shard, err error) error {
-	if err == nil {
-		return nil
+func (n *Node) start(s Shard, run func() error) error {
+	if err := n.enter(); err != nil {
+		return err
 	}
-	return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
+	defer n.leave()
+	// Stored first: a state machine or leader event may call back at once.
+	r := &replica{id: s.Replica, session: n.host.GetNoOPSession(s.ID)}
+	if _, running := n.replicas.LoadOrStore(s.ID, r); running {
+		return fmt.Errorf("raftnode: start shard %d replica %d: a replica of this shard runs here already", s.ID, s.Replica)
+	}
+	if err := run(); err != nil {
+		n.replicas.Delete(s.ID)
+		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
+	}
+	return nil
 }
 
-// Stop stops the local replica of shard. Its data stay.
+// Stop stops the local replica of shard. Its data stay. The replica is unloaded
+// in the background: a start of the same replica right after may fail and can be
+// tried again.
 func (n *Node) Stop(shard uint64) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	defer n.leave()
+	n.replicas.Delete(shard)
 	if err := n.host.StopShard(shard); err != nil {
 		return fmt.Errorf("raftnode: stop shard %d: %w", shard, err)
 	}
-	n.sessions.Delete(shard)
 	return nil
 }
 
@@ -83,7 +207,31 @@ func (n *Node) Stop(shard uint64) error {
 // started and that is not here has lost its log and must never start again
 // under that id.
 func (n *Node) HasReplica(shard, replica uint64) bool {
+	if n.enter() != nil {
+		return false
+	}
+	defer n.leave()
 	return n.host.HasNodeInfo(shard, replica)
+}
+
+// ReplicaID names one replica of the cluster.
+type ReplicaID struct{ Shard, Replica uint64 }
+
+// Replicas lists every replica that this node's Raft log knows, running or not.
+func (n *Node) Replicas() ([]ReplicaID, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.leave()
+	known, err := n.store.ListNodeInfo()
+	if err != nil {
+		return nil, fmt.Errorf("raftnode: list replicas: %w", err)
+	}
+	out := make([]ReplicaID, len(known))
+	for i, id := range known {
+		out[i] = ReplicaID{Shard: id.ShardID, Replica: id.ReplicaID}
+	}
+	return out, nil
 }
 
 // RemoveData deletes the Raft log and snapshots of a replica that was removed
@@ -92,20 +240,14 @@ func (n *Node) HasReplica(shard, replica uint64) bool {
 func (n *Node) RemoveData(ctx context.Context, shard, replica uint64) error {
 	ctx, cancel := n.bound(ctx)
 	defer cancel()
+	if err := n.enter(); err != nil {
+		return err
+	}
+	defer n.leave()
 	if err := n.host.SyncRemoveData(ctx, shard, replica); err != nil {
 		return fmt.Errorf("raftnode: remove data of shard %d replica %d: %w", shard, replica, err)
 	}
 	return nil
-}
-
-// session returns the shard's NoOP session. On-disk machines panic with any
-// other kind, and de-duplication is the state machines' own.
-func (n *Node) session(shard uint64) *client.Session {
-	if s, ok := n.sessions.Load(shard); ok {
-		return s.(*client.Session)
-	}
-	s, _ := n.sessions.LoadOrStore(shard, n.host.GetNoOPSession(shard))
-	return s.(*client.Session)
 }
 
 // shardConfig is the dragonboat configuration of every replica.
@@ -126,13 +268,33 @@ func (n *Node) shardConfig(s Shard) config.Config {
 	}
 }
 
-// bound gives ctx a deadline where it has none: dragonboat asks for one.
-func (n *Node) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, defaultTimeout)
-}
-
 // defaultTimeout bounds control operations whose context has no deadline.
 const defaultTimeout = 10 * time.Second
+
+// bound returns ctx with a deadline (dragonboat asks for one) that also ends
+// when the node closes.
+func (n *Node) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	cancelDeadline := context.CancelFunc(func() {})
+	if _, ok := ctx.Deadline(); !ok {
+		ctx, cancelDeadline = context.WithTimeout(ctx, defaultTimeout)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(n.closing, cancel)
+	return ctx, func() { stop(); cancel(); cancelDeadline() }
+}
+
+// timeout turns ctx's deadline into the tick-rounded time-out that dragonboat's
+// asynchronous calls take, never too small for it.
+func (n *Node) timeout(ctx context.Context) time.Duration {
+	left := defaultTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	return n.roundUp(left)
+}
+
+// roundUp makes d at least two ticks: dragonboat counts whole ticks and expires
+// a request up to one tick early.
+func (n *Node) roundUp(d time.Duration) time.Duration {
+	return max(d, 2*n.options.RTT)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 
@@ -22,8 +23,8 @@ const decompressStart = 4 << 10
 
 // decompress writes the decompressed src over dst, reusing its memory, and
 // returns at most limit bytes. What a block claims is checked against limit
-// before memory is taken for it; gzip and lz4 claim nothing and grow by
-// doubling up to the limit. For None it returns src itself.
+// before memory is taken for it; where nothing is claimed, memory grows step by
+// step up to the limit. For None it returns src itself.
 //
 // Errors: MESSAGE_TOO_LARGE (over limit), CORRUPT_MESSAGE (not the codec's
 // format), UNSUPPORTED_COMPRESSION_TYPE.
@@ -183,40 +184,81 @@ func appendSnappyBlock(dst, block []byte, limit int) ([]byte, error) {
 	return dst[:at+size], nil
 }
 
-// zstdDecoder is a zstd decoder with the memory limit it is set to. It runs
-// without goroutines: concurrency 1 and DecodeAll only.
-type zstdDecoder struct {
-	d     *zstd.Decoder
-	limit int
-}
+// zstdWindowMax is the largest window, in bytes, a zstd frame may ask for: what
+// the highest level of the reference encoder uses when it streams, as Kafka's
+// Java client does. DecodeAll takes no memory for the window.
+const zstdWindowMax = 128 << 20
 
-// zstdDecoders begin with the default limit, which nearly every caller keeps.
+// zstdBlockMax is the most bytes one block of a zstd frame decompresses to.
+const zstdBlockMax = 128 << 10
+
+// zstdRatioMax bounds what one byte of a zstd frame can stand for: a run of
+// 128 KiB takes a block of 4 bytes. A frame that claims more is refused before
+// memory is taken for it.
+const zstdRatioMax = zstdBlockMax / 4
+
+// zstdDecoders holds decoders without goroutines: concurrency 1 and DecodeAll
+// only. They never write past the capacity they are given, which is the bound;
+// the memory limit of their own is out of the way, as it would also limit the
+// window.
 var zstdDecoders = sync.Pool{New: func() any {
 	d, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(DecompressedBytesMax))
+		zstd.WithDecoderMaxMemory(math.MaxInt32),
+		zstd.WithDecoderMaxWindow(zstdWindowMax),
+		zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		panic(fmt.Sprintf("recordbatch: zstd decoder options: %v", err)) // programmer error: constants
 	}
-	return &zstdDecoder{d: d, limit: DecompressedBytesMax}
+	return d
 }}
 
 func decompressZstd(dst, src []byte, limit int) ([]byte, error) {
-	d := zstdDecoders.Get().(*zstdDecoder)
+	size, err := zstdSize(src, limit)
+	if err != nil {
+		return dst, err
+	}
+	d := zstdDecoders.Get().(*zstd.Decoder)
 	defer zstdDecoders.Put(d)
-	if d.limit != limit {
-		if err := d.d.ResetWithOptions(nil, zstd.WithDecoderMaxMemory(uint64(limit))); err != nil {
+	for {
+		if cap(dst) < size {
+			dst = make([]byte, 0, size)
+		}
+		room := min(cap(dst), limit+zstdBlockMax)
+		out, err := d.DecodeAll(src, dst[:0:room])
+		if err == nil && len(out) <= limit {
+			return out, nil
+		}
+		// The decoder does not always name want of room as the cause. It is
+		// ruled out where a whole block would still have fit, and at the limit
+		// plus a block that means: not a byte over the limit was written.
+		full := err == nil || errors.Is(err, zstd.ErrDecoderSizeExceeded) || len(out) > room-zstdBlockMax
+		if !full {
 			return dst, errDecode(Zstd, err)
 		}
-		d.limit = limit
+		if err == nil || room == limit+zstdBlockMax {
+			return dst, errLimit(Zstd, limit)
+		}
+		size = min(4*room, limit) + zstdBlockMax
 	}
-	out, err := d.d.DecodeAll(src, dst)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded) {
-		return dst, errLimit(Zstd, limit)
+}
+
+// zstdSize returns how many bytes to have room for at first: what the frame
+// says, or a guess where a streaming encoder could not say.
+func zstdSize(src []byte, limit int) (int, error) {
+	var h zstd.Header
+	if err := h.Decode(src); err != nil {
+		return 0, errDecode(Zstd, err)
 	}
-	if err != nil {
-		return dst, errDecode(Zstd, err)
+	if !h.HasFCS {
+		return min(max(4*len(src), decompressStart), limit), nil
 	}
-	return out, nil
+	if h.FrameContentSize > uint64(limit) {
+		return 0, errLimit(Zstd, limit)
+	}
+	if h.FrameContentSize/zstdRatioMax > uint64(len(src)) {
+		return 0, errDecode(Zstd, fmt.Errorf("a frame of %d bytes claims to hold %d", len(src), h.FrameContentSize))
+	}
+	return max(int(h.FrameContentSize), 1), nil
 }

@@ -13,7 +13,8 @@ const DecompressedBytesMax = 64 << 20
 // IterateOptions bound what iterating one batch may cost.
 type IterateOptions struct {
 	// MaxDecompressedBytes bounds the memory the records may take when
-	// decompressed, and separately that of their header lists. Zero or less:
+	// decompressed and, separately and whether compressed or not, that of
+	// their header lists, 40 bytes a header. Zero or less:
 	// DecompressedBytesMax.
 	MaxDecompressedBytes int
 }
@@ -25,6 +26,10 @@ const (
 	headerMemorySize  = 40 // of one Header, in bytes
 	headerEncodedSize = 2  // of the smallest encoded header, in bytes
 )
+
+// retainedBytesMax bounds each of the two buffers an Iterator keeps for the
+// next batch, so that one huge batch does not cost memory for good.
+const retainedBytesMax = 8 << 20
 
 // Iterator walks the records of one batch:
 //
@@ -77,10 +82,21 @@ func (b Batch) Iterate(opts IterateOptions) (*Iterator, error) {
 // UNSUPPORTED_COMPRESSION_TYPE, MESSAGE_TOO_LARGE (over the limit).
 func (it *Iterator) Reset(b Batch, opts IterateOptions) error {
 	it.rest, it.left, it.record, it.err = nil, 0, Record{}, nil
-	clear(it.headers) // let go of what the last batch held
-	it.headers, it.headersSeen = it.headers[:0], 0
+	it.letGo()
 	it.err = it.open(b, opts.limit())
 	return it.err
+}
+
+// letGo drops what the last batch held, and buffers too large to keep.
+func (it *Iterator) letGo() {
+	clear(it.headers)
+	it.headers, it.headersSeen = it.headers[:0], 0
+	if cap(it.headers) > retainedBytesMax/headerMemorySize {
+		it.headers = nil
+	}
+	if cap(it.decompressed) > retainedBytesMax {
+		it.decompressed = nil
+	}
 }
 
 // limit returns MaxDecompressedBytes or its default.
@@ -93,12 +109,8 @@ func (o IterateOptions) limit() int {
 
 // open checks b's header and makes its records ready.
 func (it *Iterator) open(b Batch, limit int) error {
-	size, err := PeekSize(b)
-	if err != nil {
+	if err := b.checkLength(); err != nil {
 		return err
-	}
-	if size != len(b) {
-		return errcode.New(errcode.CorruptMessage, "record batch claims %d bytes but has %d; pass exactly one whole batch", size, len(b))
 	}
 	if err := b.checkAttributes(); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package recordbatch
 
 import (
-	"encoding/binary"
 	"hash/crc32"
 
 	"logbroker/internal/errcode"
@@ -35,17 +34,12 @@ const recordSizeMin = 7
 // INVALID_RECORD (count). The CRC comes before all it covers, so that damage on
 // the way is never reported as a fault of the producer.
 func (b Batch) Validate(maxBytes int) error {
-	size, err := PeekSize(b)
-	if err != nil {
+	if err := b.checkLength(); err != nil {
 		return err
 	}
-	if size != len(b) {
-		return errcode.New(errcode.CorruptMessage,
-			"record batch claims %d bytes but has %d; send exactly one whole batch", size, len(b))
-	}
-	if maxBytes > 0 && size > maxBytes {
+	if maxBytes > 0 && len(b) > maxBytes {
 		return errcode.New(errcode.MessageTooLarge,
-			"record batch of %d bytes is over the topic's limit of %d; send smaller batches or raise max_batch_bytes", size, maxBytes)
+			"record batch of %d bytes is over the topic's limit of %d; send smaller batches or raise max_batch_bytes", len(b), maxBytes)
 	}
 	if err := b.CheckCRC(); err != nil {
 		return err
@@ -56,9 +50,23 @@ func (b Batch) Validate(maxBytes int) error {
 	return b.checkCount()
 }
 
+// checkLength demands magic 2 and that b is exactly one batch, long enough for
+// every other method.
+func (b Batch) checkLength() error {
+	size, err := PeekSize(b)
+	if err != nil {
+		return err
+	}
+	if size != len(b) {
+		return errcode.New(errcode.CorruptMessage,
+			"record batch claims %d bytes but has %d; pass exactly one whole batch", size, len(b))
+	}
+	return nil
+}
+
 // CheckCRC compares the stored CRC-32C with the bytes. Error: CORRUPT_MESSAGE.
 func (b Batch) CheckCRC() error {
-	stored, computed := binary.BigEndian.Uint32(b[atCRC:]), crc32.Checksum(b[crcStart:], castagnoli)
+	stored, computed := b.CRC(), crc32.Checksum(b[crcStart:], castagnoli)
 	if stored != computed {
 		return errcode.New(errcode.CorruptMessage,
 			"record batch has CRC %08x but its bytes give %08x; it was damaged, send it again", stored, computed)

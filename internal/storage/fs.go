@@ -23,6 +23,9 @@ type FS = vfs.FS
 // File is an open file of an FS.
 type File = vfs.File
 
+// OpenOption is advice on how a file will be read.
+type OpenOption = vfs.OpenOption
+
 // tmpSuffix marks a file that is being written and is not valid yet. A reader
 // of a directory may remove files with this suffix at any time before it
 // starts writing itself.

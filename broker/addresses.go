@@ -1,0 +1,58 @@
+package broker
+
+import (
+	"sync"
+
+	"logbroker/broker/metadata"
+)
+
+// addresses knows the Raft address of every incarnation. News comes from the
+// founding record, from the metadata image and from handshakes, and the latest
+// wins: a node that moved says hello before it can register, because
+// registering needs the metadata shard, which needs its address.
+type addresses struct {
+	mu sync.RWMutex
+	// byIncarnation is what is believed now; guarded by mu.
+	byIncarnation map[string]string
+	// fromImage is what the image last said, so that an old image entry does not
+	// undo a newer hello; guarded by mu.
+	fromImage map[string]string
+}
+
+func newAddresses(founders []member) *addresses {
+	a := &addresses{byIncarnation: map[string]string{}, fromImage: map[string]string{}}
+	for _, m := range founders {
+		a.byIncarnation[m.Incarnation] = m.RaftAddr
+	}
+	return a
+}
+
+// learn takes over what a node said of itself.
+func (a *addresses) learn(m member) {
+	if m.Incarnation == "" || m.RaftAddr == "" {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.byIncarnation[m.Incarnation] = m.RaftAddr
+}
+
+// learnImage takes over the addresses that changed in the image.
+func (a *addresses) learnImage(image *metadata.Image) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range image.Nodes() {
+		if a.fromImage[n.Incarnation] != n.RaftAddr {
+			a.fromImage[n.Incarnation] = n.RaftAddr
+			a.byIncarnation[n.Incarnation] = n.RaftAddr
+		}
+	}
+}
+
+// resolve is raftnode's Options.Resolve.
+func (a *addresses) resolve(incarnation string) (string, bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	addr, ok := a.byIncarnation[incarnation]
+	return addr, ok
+}

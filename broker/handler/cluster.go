@@ -1,0 +1,113 @@
+package handler
+
+import (
+	"context"
+	"fmt"
+
+	"logbroker/broker/metadata"
+	"logbroker/internal/protocol"
+	"logbroker/partitions"
+)
+
+const stateRunning = partitions.StateRunning
+
+// lagMax is how many Raft entries a replica may be behind its leader and still
+// count as replicated. The nodes are not asked at exactly the same moment.
+const lagMax = 1000
+
+func (h *Handler) clusterInfo(ctx context.Context, _ protocol.Empty) (*protocol.ClusterInfo, error) {
+	image := h.options.Metadata.Image()
+	v := h.gather(ctx, nodeIDs(image), nil)
+	info := &protocol.ClusterInfo{ClusterID: image.ClusterID, ClusterName: image.ClusterName, Version: h.options.Version,
+		MetadataLeader: h.metadataLeader(), Topics: len(image.Topics()), Partitions: image.PartitionCount(), Nodes: []protocol.NodeInfo{}}
+	for _, n := range image.Nodes() {
+		node := protocol.NodeInfo{ID: n.ID, Version: n.Version, Rack: n.Rack, Client: n.ClientURLs, HTTP: n.HTTPAddr, Raft: n.RaftAddr}
+		if reply := v.nodes[n.ID]; reply != nil {
+			node.Alive, node.Version, node.Replicas = true, reply.Version, len(reply.Replicas)
+			for _, r := range reply.Replicas {
+				if r.Serving {
+					node.Leaders++
+				}
+			}
+		}
+		info.Nodes = append(info.Nodes, node)
+	}
+	return info, nil
+}
+
+// metadataLeader returns the node that leads the metadata shard as far as this
+// node knows, nil where there is none.
+func (h *Handler) metadataLeader() *uint64 {
+	s, ok := h.options.MetadataRaft()
+	if !ok || s.Leader == 0 {
+		return nil
+	}
+	return &s.Leader
+}
+
+// partitions lists every partition of the cluster.
+func (h *Handler) partitions(ctx context.Context, _ protocol.Empty) (*protocol.PartitionListReply, error) {
+	image := h.options.Metadata.Image()
+	return &protocol.PartitionListReply{Partitions: rows(image, h.gather(ctx, nodeIDs(image), nil))}, nil
+}
+
+func rows(image *metadata.Image, v view) []protocol.PartitionRow {
+	out := []protocol.PartitionRow{}
+	for _, t := range image.Topics() {
+		for i := range t.Partitions {
+			p := &t.Partitions[i]
+			out = append(out, protocol.PartitionRow{Topic: t.Name, PartitionDescription: describePartition(p, v),
+				UnderReplicated: v.underReplicated(p)})
+		}
+	}
+	return out
+}
+
+// underReplicated reports whether some replica of p does not answer, does not
+// run, or is far behind its leader.
+func (v *view) underReplicated(p *metadata.Partition) bool {
+	_, leader := v.leader(p.Shard)
+	for _, n := range p.Nodes() {
+		s := v.replicas[p.Shard][n]
+		if s == nil || s.State != stateRunning {
+			return true
+		}
+		if leader != nil && s.Commit+lagMax < leader.Commit {
+			return true
+		}
+	}
+	return false
+}
+
+// clusterHealth says whether all nodes answer, the metadata has a leader, and
+// every partition a leader and all its replicas.
+func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protocol.ClusterHealth, error) {
+	image := h.options.Metadata.Image()
+	v := h.gather(ctx, nodeIDs(image), nil)
+	health := &protocol.ClusterHealth{Reasons: []string{}, Leaderless: []string{}, UnderReplicated: []string{}}
+	if h.metadataLeader() == nil {
+		health.Reasons = append(health.Reasons, "the metadata has no leader")
+	}
+	for _, n := range image.Nodes() {
+		if v.nodes[n.ID] == nil {
+			health.Reasons = append(health.Reasons, fmt.Sprintf("node %d does not answer", n.ID))
+		}
+	}
+	for _, row := range rows(image, v) {
+		name := fmt.Sprintf("%s/%d", row.Topic, row.Partition)
+		if row.Leader == nil {
+			health.Leaderless = append(health.Leaderless, name)
+		}
+		if row.UnderReplicated {
+			health.UnderReplicated = append(health.UnderReplicated, name)
+		}
+	}
+	if n := len(health.Leaderless); n > 0 {
+		health.Reasons = append(health.Reasons, fmt.Sprintf("%d partitions have no leader", n))
+	}
+	if n := len(health.UnderReplicated); n > 0 {
+		health.Reasons = append(health.Reasons, fmt.Sprintf("%d partitions are under-replicated", n))
+	}
+	health.Healthy = len(health.Reasons) == 0
+	return health, nil
+}

@@ -1,0 +1,246 @@
+package handler
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
+	"logbroker/internal/recordbatch"
+	"logbroker/partitions"
+)
+
+// fetch is one fetch request from its arrival to its last reply. It is either
+// queued or running in the fetch pool, or parked: waiting for records, for its
+// time, for the partition to change, holding no goroutine.
+type fetch struct {
+	h      *Handler
+	req    protocol.FetchRequest
+	target target
+	any    bool // a replica that does not lead may answer
+	send   func(msg []byte)
+	start  time.Time
+	// expired is set when the wait is over: the next run answers what there is.
+	expired atomic.Bool
+
+	// mu guards what parking sets and the next run undoes. A wake may come
+	// before park is done; the run it causes waits here.
+	mu     sync.Mutex
+	cancel func()
+	timer  *time.Timer
+}
+
+// Fetch answers r by one or more calls of send, each with one encoded reply
+// that is send's only until it returns. The batches together stay within the
+// request's credit, but there is at least one batch; the last reply is flagged.
+// Where there is nothing to read it waits as long as the request allows. Fetch
+// itself never blocks; send is called from the pool's goroutines, for one
+// request by one at a time.
+func (h *Handler) Fetch(r PartitionRequest, send func(msg []byte)) {
+	f := &fetch{h: h, any: r.AnyReplica, send: send, start: h.options.Clock()}
+	if !h.gate.enter() {
+		f.fail(errShuttingDown())
+		return
+	}
+	if err := f.begin(r); err != nil {
+		f.fail(err)
+		h.gate.exit()
+	}
+}
+
+// begin decodes and queues the request. After nil, run ends it.
+func (f *fetch) begin(r PartitionRequest) error {
+	h := f.h
+	var err error
+	if f.req, err = protocol.DecodeFetchRequest(r.Payload); err != nil {
+		return err
+	}
+	if f.target, err = h.resolve(r.Topic, f.req.TopicID, r.Partition); err != nil {
+		return err
+	}
+	if f.target.replica == nil {
+		return h.notLeader(f.target)
+	}
+	if f.req.Offset < 0 {
+		return errcode.New(errcode.InvalidRequest, "offset %d is negative; look earliest or latest up first", f.req.Offset)
+	}
+	f.req.MaxBytes = min(max(f.req.MaxBytes, 1), fetchBytesMax)
+	f.req.MaxWaitMs = min(f.req.MaxWaitMs, uint32(fetchWaitMax/time.Millisecond))
+	// Pool queue and parked ones together are bounded by this one count.
+	if h.fetches.Add(1) > int64(h.options.FetchesMax) || !h.fetchPool.submit(f.run) {
+		h.fetches.Add(-1)
+		return throttled("node %d has %d fetches waiting; retry", h.options.NodeID, h.options.FetchesMax)
+	}
+	return nil
+}
+
+// run serves, parks or ends the request. It runs in the fetch pool.
+func (f *fetch) run() {
+	f.unpark()
+	parked, err := f.serve()
+	if parked {
+		return
+	}
+	if err != nil {
+		f.fail(err)
+	} else {
+		f.h.metrics.Request("fetch", errcode.None, f.h.options.Clock().Sub(f.start))
+	}
+	f.h.fetches.Add(-1)
+	f.h.gate.exit()
+}
+
+// serve sends what there is, or parks where there is nothing and time is left.
+func (f *fetch) serve() (parked bool, err error) {
+	if f.h.gate.closing.Load() {
+		return false, errShuttingDown()
+	}
+	if !f.any {
+		if err := f.h.checkLeader(f.target, f.req.Epoch); err != nil {
+			return false, err
+		}
+	}
+	buf := f.h.buffer()
+	defer f.h.recycle(buf)
+	offset, left := f.req.Offset, int(f.req.MaxBytes)
+	for first := true; ; first = false {
+		result, err := f.read(buf, offset, min(left, f.h.options.ReplyBytes))
+		if err != nil {
+			return false, err
+		}
+		data := result.Data[protocol.FetchReplyHeaderSize:]
+		switch {
+		case len(data) == 0 && first && f.park():
+			return true, nil
+		case len(data) == 0, !first && len(data) > left:
+			f.reply(result, 0, true) // the batch that was read does not fit into the credit
+			return false, nil
+		}
+		seen := scan(data)
+		left -= len(data)
+		// Where the next batch would hardly fit, the rest of the credit is
+		// given back instead of a read in vain.
+		last := seen.next >= result.HighWatermark || left < seen.lastSize
+		f.h.metrics.Fetched(seen.records, len(data))
+		f.reply(result, len(data), last)
+		if last {
+			return false, nil
+		}
+		offset = seen.next
+	}
+}
+
+// read reads into buf behind room for a reply header.
+func (f *fetch) read(buf *[]byte, offset int64, maxBytes int) (partitions.ReadResult, error) {
+	result, err := f.target.replica.Read((*buf)[:protocol.FetchReplyHeaderSize], offset, maxBytes)
+	if errcode.Of(err) == errcode.OffsetOutOfRange {
+		return result, f.outOfRange(offset, err)
+	}
+	if err == nil {
+		*buf = result.Data
+	}
+	return result, err
+}
+
+// outOfRange decides what an offset outside the local log means. Below the log
+// start is definite on every replica, since trims are replicated. Above the end
+// is definite only on a leader that has just made sure that it leads: a lagging
+// replica, or a leader that does not know yet that it is deposed, must not make
+// a consumer reset.
+func (f *fetch) outOfRange(offset int64, err error) error {
+	replica := f.target.replica
+	if offset < replica.Earliest() {
+		return err
+	}
+	if f.target.serving() {
+		ctx, cancel := context.WithTimeout(f.h.ctx, f.h.options.OffsetsTimeout)
+		defer cancel()
+		if latest, lerr := replica.Latest(ctx); lerr == nil && offset > latest {
+			return err
+		}
+	}
+	return errcode.New(errcode.OffsetNotAvailable,
+		"the replica of %s/%d on node %d does not reach offset %d yet; retry, or ask the leader",
+		f.target.topic, f.target.partition, f.h.options.NodeID, offset)
+}
+
+// reply sends the n bytes of batches that result.Data holds behind the header's
+// room, as one message, without copying them.
+func (f *fetch) reply(result partitions.ReadResult, n int, last bool) {
+	r := protocol.FetchReply{Last: last, TopicID: f.target.topicID,
+		HighWatermark: result.HighWatermark, LogStart: result.LogStart}
+	r.Leader, r.Epoch = f.h.hint(f.target)
+	r.AppendHeader(result.Data[:0], n)
+	f.send(result.Data[:protocol.FetchReplyHeaderSize+n])
+}
+
+// fail sends the one and last reply of a request that ends in an error.
+func (f *fetch) fail(err error) {
+	e := errcode.From(err)
+	r := protocol.FetchReply{Code: e.Code, Last: true, RetryAfterMs: uint32(e.RetryAfter.Milliseconds()),
+		TopicID: f.req.TopicID, HighWatermark: -1, LogStart: -1}
+	r.Leader, r.Epoch = f.h.hint(f.target)
+	f.h.metrics.Request("fetch", e.Code, f.h.options.Clock().Sub(f.start))
+	f.send(append(r.AppendHeader(nil, len(e.Message)), e.Message...))
+}
+
+// park makes the request wait until there are records at its offset, its time is
+// over or the partition changes hands; then it goes back to the pool. It
+// reports false where no time is left.
+func (f *fetch) park() bool {
+	left := time.Duration(f.req.MaxWaitMs)*time.Millisecond - f.h.options.Clock().Sub(f.start)
+	if left <= 0 || f.expired.Load() {
+		return false
+	}
+	// Several may wake at once; the first one counts. The pool has room for
+	// every fetch that was let in, so the submit cannot fail.
+	var woken atomic.Bool
+	wake := func() {
+		if woken.CompareAndSwap(false, true) {
+			f.h.fetchPool.submit(f.run)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.h.parked.add(f.target.shard, f, wake) {
+		return false
+	}
+	f.cancel = f.target.replica.WaitFor(f.req.Offset, wake)
+	f.timer = time.AfterFunc(left, func() { f.expired.Store(true); wake() })
+	return true
+}
+
+// unpark undoes park; before the first park it does nothing.
+func (f *fetch) unpark() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.timer == nil {
+		return
+	}
+	f.timer.Stop()
+	f.cancel()
+	f.h.parked.remove(f.target.shard, f)
+	f.timer, f.cancel = nil, nil
+}
+
+// scanned is what the headers of some whole batches say.
+type scanned struct {
+	next     int64 // offset after the last record
+	lastSize int   // bytes of the last batch
+	records  int
+}
+
+func scan(data []byte) scanned {
+	var s scanned
+	for len(data) > 0 {
+		batch, rest, err := recordbatch.Parse(data)
+		if err != nil {
+			panic("handler: the log returned a broken batch: " + err.Error()) // Read checks every batch
+		}
+		s.next, s.lastSize, s.records = batch.NextOffset(), batch.Size(), s.records+int(batch.Count())
+		data = rest
+	}
+	return s
+}

@@ -1,0 +1,210 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"logbroker/config"
+)
+
+// LocalOptions describes a cluster on this machine.
+type LocalOptions struct {
+	Nodes int
+	// Dir holds one data directory per node: node-1, node-2, …
+	Dir string
+	// AnyPort takes free ports; otherwise node 1 gets the ports of Base and each
+	// further node the next ones.
+	AnyPort bool
+	// Base is the configuration that all nodes share.
+	Base   config.Config
+	Logger *slog.Logger
+}
+
+// Local is a cluster of several nodes in this process.
+type Local struct {
+	nodes  []*Broker
+	failed chan error
+}
+
+// StartLocal starts a cluster and returns when every node is ready.
+func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
+	configs, err := localConfigs(o, func(addr string) (string, error) { return zeroPort(addr) })
+	if err != nil {
+		return nil, err
+	}
+	l := &Local{failed: make(chan error, len(configs))}
+	founders := []string{}
+	for _, c := range configs {
+		node, err := New(Options{Config: c, Logger: o.Logger.With("node", c.Cluster.NodeID)})
+		if err != nil {
+			return nil, errors.Join(anyPortHint(err), l.Stop(ctx))
+		}
+		l.nodes = append(l.nodes, node)
+		founders = append(founders, node.RaftAddr())
+	}
+	if err := l.startAll(ctx, founders); err != nil {
+		return nil, errors.Join(anyPortHint(err), l.Stop(ctx))
+	}
+	for _, node := range l.nodes {
+		go func() { // ends when the node fails or stops
+			<-node.Failed()
+			if err := node.Err(); err != nil {
+				l.failed <- err
+			}
+		}()
+	}
+	return l, nil
+}
+
+func (l *Local) startAll(ctx context.Context, founders []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(l.nodes))
+	var wg sync.WaitGroup
+	for i, node := range l.nodes {
+		node.SetFounders(founders)
+		wg.Go(func() {
+			if errs[i] = node.Start(ctx); errs[i] != nil {
+				cancel() // the others would wait for this one
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Infos says where the nodes are.
+func (l *Local) Infos() []Info {
+	infos := make([]Info, len(l.nodes))
+	for i, node := range l.nodes {
+		infos[i] = node.Info()
+	}
+	return infos
+}
+
+// Node returns node i, counted from 0.
+func (l *Local) Node(i int) *Broker { return l.nodes[i] }
+
+// Failed delivers the error of a node that failed.
+func (l *Local) Failed() <-chan error { return l.failed }
+
+// Stop stops all nodes at once.
+func (l *Local) Stop(ctx context.Context) error {
+	errs := make([]error, len(l.nodes))
+	var wg sync.WaitGroup
+	for i, node := range l.nodes {
+		wg.Go(func() { errs[i] = node.Stop(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// LocalConfigs returns the configurations of a cluster on this machine whose
+// nodes are processes of their own, so their ports are fixed beforehand.
+func LocalConfigs(o LocalOptions) ([]config.Config, error) {
+	configs, err := localConfigs(o, freePort)
+	if err != nil {
+		return nil, err
+	}
+	founders := []string{}
+	for _, c := range configs {
+		founders = append(founders, c.Raft.Listen)
+	}
+	for i := range configs {
+		configs[i].Cluster.Founders = founders
+	}
+	return configs, nil
+}
+
+func localConfigs(o LocalOptions, anyPort func(addr string) (string, error)) ([]config.Config, error) {
+	if err := sameNodes(o.Dir, o.Nodes); err != nil {
+		return nil, err
+	}
+	configs := make([]config.Config, o.Nodes)
+	for i := range configs {
+		c := o.Base
+		c.Cluster.NodeID = uint64(i + 1)
+		c.Cluster.Founders, c.Cluster.Seeds = nil, nil
+		c.Storage.DataDir, c.Storage.RaftDir = filepath.Join(o.Dir, "node-"+strconv.Itoa(i+1)), ""
+		for _, addr := range []*string{&c.Client.Listen, &c.NATSCluster.Listen, &c.Raft.Listen, &c.HTTP.Listen} {
+			var err error
+			if o.AnyPort {
+				*addr, err = anyPort(*addr)
+			} else {
+				*addr, err = addPort(*addr, i)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		configs[i] = c
+	}
+	return configs, nil
+}
+
+// sameNodes refuses a directory of a cluster with another number of nodes.
+func sameNodes(dir string, nodes int) error {
+	found, err := filepath.Glob(filepath.Join(dir, "node-*", identityFile))
+	if err != nil {
+		return fmt.Errorf("looking into %s: %w", dir, err)
+	}
+	if len(found) != 0 && len(found) != nodes {
+		return fmt.Errorf("%s holds a cluster of %d nodes: run it with --nodes %d, or name another --data-dir", dir, len(found), len(found))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make the data directory: %w", err)
+	}
+	return nil
+}
+
+func zeroPort(addr string) (string, error) {
+	host, _, err := net.SplitHostPort(addr)
+	return net.JoinHostPort(host, "0"), err
+}
+
+// freePort returns addr with a port that was free a moment ago.
+func freePort(addr string) (string, error) {
+	any, err := zeroPort(addr)
+	if err != nil {
+		return "", err
+	}
+	l, err := net.Listen("tcp", any)
+	if err != nil {
+		return "", fmt.Errorf("cannot find a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
+}
+
+func addPort(addr string, n int) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return "", fmt.Errorf("port of %s: %w", addr, err)
+	}
+	return net.JoinHostPort(host, strconv.Itoa(p+n)), nil
+}
+
+// anyPortHint adds the way out to the error of a busy port.
+func anyPortHint(err error) error {
+	if err == nil || !slices.ContainsFunc([]string{"in use", "busy"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
+		return err
+	}
+	return fmt.Errorf("%w; use --any-port to take free ports", err)
+}

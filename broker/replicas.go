@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"logbroker/broker/metadata"
+	"logbroker/partitions"
+)
+
+// replicaRetry is the wait before a replica that could not be started is tried again.
+const replicaRetry = time.Second
+
+// replicaHost is the part of partitions.Host that replicas drives.
+type replicaHost interface {
+	Start(spec partitions.Spec) error
+	Remove(shard uint64) error
+	Update(shard uint64, config partitions.TopicConfig)
+}
+
+// replicaStore is the part of metadata.Store that replicas reads and writes.
+type replicaStore interface {
+	Image() *metadata.Image
+	Changed(after uint64) <-chan struct{}
+	MarkStarted(ctx context.Context, node uint64, replicas []metadata.ReplicaKey) error
+}
+
+// replicas keeps the replicas that run on this node equal to those the metadata
+// gives to it. One goroutine, run, does all of it.
+//
+// A replica is marked as started in the metadata, and the mark is applied here,
+// before its log is first written. So a replica whose mark stands and whose log
+// is gone is known to have had one: the Host quarantines it.
+type replicas struct {
+	host   replicaHost
+	store  replicaStore
+	nodeID uint64
+	logger *slog.Logger
+
+	// running maps shard to the topic whose configuration it was given.
+	running map[uint64]*metadata.Topic
+	// fresh holds the replicas that this process was the first to mark: they
+	// have no log yet. A mark found at start-up is somebody's earlier life.
+	fresh map[metadata.ReplicaKey]bool
+}
+
+func newReplicas(host replicaHost, store replicaStore, nodeID uint64, logger *slog.Logger) *replicas {
+	return &replicas{host: host, store: store, nodeID: nodeID, logger: logger,
+		running: map[uint64]*metadata.Topic{}, fresh: map[metadata.ReplicaKey]bool{}}
+}
+
+// run follows the image until ctx ends.
+func (r *replicas) run(ctx context.Context) {
+	for {
+		image := r.store.Image()
+		var again <-chan time.Time
+		if !r.follow(ctx, image) {
+			again = time.After(replicaRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.store.Changed(image.Index):
+		case <-again:
+		}
+	}
+}
+
+// follow makes one pass. It returns false when something has to be tried again.
+func (r *replicas) follow(ctx context.Context, image *metadata.Image) bool {
+	wanted := image.ReplicasOn(r.nodeID)
+	done := r.remove(wanted)
+	unmarked := []metadata.ReplicaKey{}
+	for _, a := range wanted {
+		switch {
+		case !a.Replica.Started:
+			unmarked = append(unmarked, metadata.ReplicaKey{Shard: a.Partition.Shard, Replica: a.Replica.Replica})
+		case r.running[a.Partition.Shard] == nil:
+			done = r.start(a) && done
+		default:
+			r.update(a)
+		}
+	}
+	return r.mark(ctx, unmarked) && done
+}
+
+// mark proposes the marks; the image that carries them starts the replicas.
+func (r *replicas) mark(ctx context.Context, keys []metadata.ReplicaKey) bool {
+	if len(keys) == 0 {
+		return true
+	}
+	for _, key := range keys {
+		r.fresh[key] = true
+	}
+	if err := r.store.MarkStarted(ctx, r.nodeID, keys); err != nil && ctx.Err() == nil {
+		r.logger.Warn("cannot mark new replicas as started; trying again", "replicas", len(keys), "err", err)
+		return false
+	}
+	return true
+}
+
+func (r *replicas) start(a metadata.Assignment) bool {
+	key := metadata.ReplicaKey{Shard: a.Partition.Shard, Replica: a.Replica.Replica}
+	nodes := map[uint64]uint64{}
+	for _, replica := range a.Partition.Replicas {
+		nodes[replica.Replica] = replica.Node
+	}
+	err := r.host.Start(partitions.Spec{
+		Shard: key.Shard, Replica: key.Replica,
+		Topic: a.Topic.Name, TopicID: a.Topic.ID, Partition: a.Partition.ID,
+		Members: a.Partition.Members(), Nodes: nodes, Config: partitionConfig(a.Topic.Config),
+		Restart: !r.fresh[key],
+	})
+	logger := r.logger.With("topic", a.Topic.Name, "partition", a.Partition.ID, "shard", key.Shard)
+	switch {
+	case errors.Is(err, partitions.ErrQuarantined):
+		logger.Error("replica lost its Raft log and is quarantined; its partition goes on with the others", "err", err)
+	case err != nil:
+		logger.Error("cannot start replica; trying again", "err", err)
+		return false
+	}
+	r.running[key.Shard] = a.Topic
+	return true
+}
+
+func (r *replicas) update(a metadata.Assignment) {
+	if before := r.running[a.Partition.Shard]; before != a.Topic {
+		r.running[a.Partition.Shard] = a.Topic
+		r.host.Update(a.Partition.Shard, partitionConfig(a.Topic.Config))
+	}
+}
+
+// remove stops replicas whose topic is gone and drops their files.
+func (r *replicas) remove(wanted []metadata.Assignment) bool {
+	keep := make(map[uint64]bool, len(wanted))
+	for _, a := range wanted {
+		keep[a.Partition.Shard] = true
+	}
+	done := true
+	for shard := range r.running {
+		if keep[shard] {
+			continue
+		}
+		if err := r.host.Remove(shard); err != nil {
+			r.logger.Error("cannot remove the replica of a deleted topic; trying again", "shard", shard, "err", err)
+			done = false
+			continue
+		}
+		delete(r.running, shard)
+	}
+	return done
+}
+
+func partitionConfig(c metadata.TopicConfig) partitions.TopicConfig {
+	return partitions.TopicConfig{
+		SegmentBytes: c.SegmentBytes, SegmentAge: c.SegmentAge,
+		RetentionBytes: c.RetentionBytes, RetentionAge: c.RetentionAge,
+		MaxBatchBytes: c.MaxBatchBytes,
+	}
+}

@@ -1,0 +1,53 @@
+// Command logbrokerd runs broker nodes: one (start), or a whole cluster on this
+// machine (dev). It turns flags into configuration and hands over to package
+// broker. Start at newRoot.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"logbroker/internal/buildinfo"
+	"logbroker/internal/cli"
+)
+
+func main() {
+	os.Exit(cli.Run(newRoot(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func newRoot() *cobra.Command {
+	root := cli.Group("logbrokerd", "A replicated, append-only message log broker",
+		newStart(), newDev(), newDemo(), newConfig(), newStorage(), newVersion())
+	root.Long = "logbrokerd runs a node of logbroker, a replicated, append-only message log broker.\n" +
+		"Try it: logbrokerd dev"
+	return root
+}
+
+func newVersion() *cobra.Command {
+	var short bool
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print version, revision and platform", Args: cli.Args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info := buildinfo.Read()
+			if short {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), info.Version)
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "logbrokerd %s (revision %s, %s, %s)\n", info.Version, info.Revision, info.Go, info.Platform)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&short, "short", false, "print the version only")
+	return cmd
+}
+
+func newDemo() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "demo", Short: "The seven leader failures, step by step (not built yet)", Args: cli.Args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error { return cli.NotBuilt("logbrokerd demo") },
+	}
+	cmd.Flags().Int("scenario", 0, "which of the seven failures")
+	return cmd
+}

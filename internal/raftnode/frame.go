@@ -1,0 +1,159 @@
+package raftnode
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"time"
+)
+
+// The wire of the Raft port. A connection starts with a preamble of 8 bytes:
+// "lbraft", the version (1), the kind. Then come frames:
+//
+//	off size field
+//	0   4    length of the body, little endian
+//	4   4    CRC-32C of bytes 0–3 and the body, little endian
+//	8   …    body
+//
+// kindMessages: every body is a raftpb.MessageBatch, one direction.
+// kindSnapshot: every body is a raftpb.Chunk, one direction; the receiver closes
+// after the sender's half close, when everything is handled.
+// kindHandshake: one request frame, one reply frame.
+
+const (
+	preamble      = "lbraft\x01"
+	preambleBytes = len(preamble) + 1
+
+	kindMessages  byte = 'm'
+	kindSnapshot  byte = 's'
+	kindHandshake byte = 'h'
+
+	frameHeaderBytes = 8
+
+	// dragonboat cuts a batch at 64 MiB, but a last message may go past it, and
+	// one Replicate message carries up to 64 MiB plus one entry.
+	messageFrameBytesMax = 136 << 20
+	// A chunk is 2 MiB of snapshot plus names and membership.
+	snapshotFrameBytesMax = 4 << 20
+	// HandshakeBytesMax bounds a handshake's request and its reply.
+	HandshakeBytesMax      = 64 << 10
+	handshakeFrameBytesMax = HandshakeBytesMax + 16
+
+	// A connection keeps a buffer up to this size between frames.
+	keptBufferBytes = 1 << 20
+	// A frame's body is read in steps that double from this size, so that a
+	// length alone (a lie, perhaps) allocates next to nothing.
+	firstReadBytes = 256 << 10
+)
+
+// Time-outs of one step on a connection.
+const (
+	dialTimeout     = 5 * time.Second
+	preambleTimeout = 5 * time.Second
+	bodyTimeout     = 10 * time.Second // per step of a body
+	writeTimeout    = 10 * time.Second // per step of a write
+	writeStepBytes  = 1 << 20
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errFrame marks bytes that no peer of ours sends.
+var errFrame = errors.New("raftnode: bad frame")
+
+// sealFrame fills the header of frame, whose body begins at frameHeaderBytes.
+func sealFrame(frame []byte) {
+	body := frame[frameHeaderBytes:]
+	binary.LittleEndian.PutUint32(frame, uint32(len(body)))
+	binary.LittleEndian.PutUint32(frame[4:], frameCRC(frame[:4], body))
+}
+
+func frameCRC(length, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, body)
+}
+
+// writeFrame writes a sealed frame: one write, or for a frame past writeStepBytes
+// one per step, so that the deadline is about progress and not about size.
+func writeFrame(conn net.Conn, frame []byte) error {
+	for len(frame) > 0 {
+		step := frame[:min(len(frame), writeStepBytes)]
+		if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := conn.Write(step); err != nil {
+			return err
+		}
+		frame = frame[len(step):]
+	}
+	return nil
+}
+
+// frameReader reads the frames of one connection. Not for concurrent use.
+type frameReader struct {
+	conn     net.Conn
+	in       *bufio.Reader
+	bytesMax int
+	buf      []byte // reused between frames, len == cap
+}
+
+func newFrameReader(conn net.Conn, bytesMax int) *frameReader {
+	return &frameReader{conn: conn, in: bufio.NewReaderSize(conn, 32<<10), bytesMax: bytesMax}
+}
+
+// next returns the next body, valid until the next call. It waits for the first
+// byte without a limit, for the rest of the frame within bodyTimeout a step.
+// io.EOF means the peer closed between two frames.
+func (r *frameReader) next() ([]byte, error) {
+	if cap(r.buf) > keptBufferBytes {
+		r.buf = nil
+	}
+	if _, err := r.in.Peek(1); err != nil {
+		return nil, err
+	}
+	if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return nil, err
+	}
+	var header [frameHeaderBytes]byte
+	if _, err := io.ReadFull(r.in, header[:]); err != nil {
+		return nil, err
+	}
+	length := int(binary.LittleEndian.Uint32(header[:]))
+	if length > r.bytesMax {
+		return nil, fmt.Errorf("%w: length %d is above %d", errFrame, length, r.bytesMax)
+	}
+	body, err := r.body(length)
+	if err != nil {
+		return nil, err
+	}
+	if frameCRC(header[:4], body) != binary.LittleEndian.Uint32(header[4:]) {
+		return nil, fmt.Errorf("%w: checksum of %d bytes does not match", errFrame, length)
+	}
+	return body, r.conn.SetReadDeadline(time.Time{})
+}
+
+// body reads length bytes into r.buf.
+func (r *frameReader) body(length int) ([]byte, error) {
+	for have := 0; have < length || have == 0; {
+		if want := min(length, max(firstReadBytes, 2*have)); want > len(r.buf) {
+			grown := make([]byte, want)
+			copy(grown, r.buf[:have])
+			r.buf = grown
+		}
+		step := r.buf[have:min(length, len(r.buf))]
+		if have > 0 {
+			if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := io.ReadFull(r.in, step); err != nil {
+			return nil, err
+		}
+		if have += len(step); have == length {
+			break
+		}
+	}
+	return r.buf[:length], nil
+}

@@ -1,0 +1,153 @@
+package producer
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"logbroker/internal/client"
+	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
+)
+
+// metadataLookEvery is how often a send compares its topic with the metadata cache.
+const metadataLookEvery = 100 * time.Millisecond
+
+// topic is a topic as the producer last saw it. It is replaced as a whole when
+// partitions were added, or when it was created anew (another id).
+type topic struct {
+	meta   *protocol.TopicMetadata
+	parts  []*partition
+	sticky *sticky
+	// lookedAt is when meta was last compared with the cache, Unix ms.
+	lookedAt atomic.Int64
+}
+
+// sticky is the partition that keyless records go to.
+type sticky struct {
+	now   atomic.Int32
+	count atomic.Int32 // partitions
+}
+
+// leave moves on if index is the sticky partition: its batch was closed.
+func (s *sticky) leave(index int32) {
+	n := s.count.Load()
+	if n > 1 {
+		s.now.CompareAndSwap(index, (index+1+rand.Int32N(n-1))%n)
+	}
+}
+
+// topics holds the topics that were written to.
+type topics struct {
+	// mu guards byName. It is held for map accesses, and for writing while the
+	// partitions of a topic are made.
+	mu     sync.RWMutex
+	byName map[string]*topic
+}
+
+// ready returns the topic if it is known and was compared with the metadata of
+// late.
+func (p *Producer) ready(name string, now time.Time) *topic {
+	p.topics.mu.RLock()
+	t := p.topics.byName[name]
+	p.topics.mu.RUnlock()
+	if t == nil {
+		return nil
+	}
+	if at := t.lookedAt.Load(); now.UnixMilli()-at < metadataLookEvery.Milliseconds() {
+		return t
+	}
+	meta, ok := p.client.Cached(name)
+	if !ok || meta.ID != t.meta.ID || len(meta.Partitions) != len(t.meta.Partitions) {
+		return nil
+	}
+	for _, q := range t.parts {
+		q.bytesMax.Store(meta.MaxBatchBytes)
+	}
+	t.lookedAt.Store(now.UnixMilli())
+	return t
+}
+
+// lookup is ready that waits for metadata until ctx ends.
+func (p *Producer) lookup(ctx context.Context, name string, now time.Time) (*topic, error) {
+	if t := p.ready(name, now); t != nil {
+		return t, nil
+	}
+	meta, err := p.client.Topic(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return p.adopt(meta, now)
+}
+
+// adopt makes the topic of meta, with the partitions it had already.
+func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, error) {
+	if len(meta.Partitions) == 0 {
+		return nil, errcode.New(errcode.LeaderNotAvailable, "topic %q has no partitions yet; try again", meta.Name)
+	}
+	p.topics.mu.Lock()
+	defer p.topics.mu.Unlock()
+	t := &topic{meta: meta, sticky: new(sticky)}
+	old := p.topics.byName[meta.Name]
+	if old != nil && old.meta.ID == meta.ID {
+		t.parts, t.sticky = append(t.parts, old.parts...), old.sticky
+	} else {
+		t.sticky.now.Store(rand.Int32N(int32(len(meta.Partitions))))
+		if old != nil {
+			for _, q := range old.parts {
+				q.retire()
+			}
+		}
+	}
+	for i := len(t.parts); i < len(meta.Partitions); i++ {
+		t.parts = append(t.parts, newPartition(p, meta, int32(i), t.sticky))
+	}
+	t.sticky.count.Store(int32(len(t.parts)))
+	t.lookedAt.Store(now.UnixMilli())
+	p.topics.byName[meta.Name] = t
+	return t, nil
+}
+
+// all returns every partition that was ever written to and is not retired.
+func (p *Producer) all() []*partition {
+	p.topics.mu.RLock()
+	defer p.topics.mu.RUnlock()
+	var out []*partition
+	for _, t := range p.topics.byName {
+		out = append(out, t.parts...)
+	}
+	return out
+}
+
+// pick chooses the partition of r.
+func (p *Producer) pick(t *topic, r *Record) (*partition, error) {
+	var i int32
+	if r.Partition != nil {
+		i = *r.Partition
+	} else if i = p.options.partitioner(r.Topic, r.Key, len(t.parts)); i == Sticky {
+		i = t.sticky.now.Load()
+	}
+	if i < 0 || int(i) >= len(t.parts) {
+		return nil, fmt.Errorf("%w: topic %q has partitions 0 to %d, not %d", ErrNoSuchPartition, r.Topic, len(t.parts)-1, i)
+	}
+	return t.parts[i], nil
+}
+
+// route returns where requests for q go. A topic of the same name but another
+// id is not q's: then nothing is known.
+func (q *partition) route() client.Leader {
+	l := q.p.client.Leader(q.topic, q.index)
+	if l.TopicID != q.topicID {
+		return client.Leader{TopicID: q.topicID, Epoch: protocol.EpochUnknown}
+	}
+	return l
+}
+
+// gone reports whether the metadata says that q's topic does not exist any more.
+func (q *partition) gone() bool {
+	meta, ok := q.p.client.Cached(q.topic)
+	return !ok || meta.ID != q.topicID
+}
