@@ -36,6 +36,25 @@ func TestDecompressionIsBoundedExactly(t *testing.T) {
 	}
 }
 
+// Several frames in a row are one block to gzip, lz4 and zstd; the limit is for
+// all of them together, whatever the first one says.
+func TestTheLimitCoversAllFrames(t *testing.T) {
+	const size, frames = 300_000, 5
+	for _, codec := range []Codec{Gzip, Lz4, Zstd} {
+		src := bytes.Repeat(compressed(t, codec, size), frames)
+		out, err := decompress(nil, src, codec, frames*size)
+		if err != nil || len(out) != frames*size {
+			t.Errorf("%v within the limit: %d bytes, %v", codec, len(out), err)
+		}
+		for _, limit := range []int{1, size - 1, size, 2*size + 1, frames*size - 1} {
+			_, err = decompress(nil, src, codec, limit)
+			if errcode.Of(err) != errcode.MessageTooLarge {
+				t.Errorf("%v, limit %d: %v", codec, limit, err)
+			}
+		}
+	}
+}
+
 func TestBombsTakeLittleMoreMemoryThanTheLimit(t *testing.T) {
 	const bomb, limit = 16 << 20, 1 << 20
 	zstdStreamed := Batch(readVector(t, "refused-zstd-bomb")).Records()

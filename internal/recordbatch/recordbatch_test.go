@@ -141,6 +141,9 @@ func TestCodecNames(t *testing.T) {
 	if got, err := ParseCodec("ZSTD"); err != nil || got != Zstd {
 		t.Errorf("ZSTD: %v, %v", got, err)
 	}
+	if got, err := ParseCodec(""); err != nil || got != None {
+		t.Errorf("no name: %v, %v", got, err)
+	}
 	_, err := ParseCodec("brotli")
 	wantCode(t, err, errcode.UnsupportedCompression)
 	if s := Codec(6).String(); s != "codec(6)" {
