@@ -44,11 +44,12 @@ var clockless = []string{"math/rand", "math/rand/v2", "crypto/rand", "net"}
 // Layers is the table: imports point down.
 func Layers() map[string]Rule {
 	return map[string]Rule{
-		"internal/errcode":   {},
-		"internal/buildinfo": {},
-		"internal/archtest":  {},
-		"internal/metrics":   {Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
-		"internal/storage":   {Third: []string{vfs, "golang.org/x/sys"}},
+		"internal/errcode":             {},
+		"internal/buildinfo":           {},
+		"internal/archtest":            {},
+		"internal/metrics":             {Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
+		"internal/storage":             {Third: []string{vfs, "golang.org/x/sys"}},
+		"internal/storage/storagetest": {Own: []string{"internal/storage"}},
 		"internal/recordbatch": {
 			Third: []string{"github.com/klauspost/compress", "github.com/pierrec/lz4/v4"},
 			NoStd: []string{"net", "os", "time"},
