@@ -24,7 +24,7 @@ type rig struct {
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t}
+	r := &rig{t: t, image: &Image{}}
 	r.m = NewStateMachine(func(i *Image) { r.image = i }).(*machine)
 	return r
 }
