@@ -54,14 +54,12 @@ func (s *Server) serverOptions() (*server.Options, error) {
 		TLS:                 s.options.ClientTLS != nil,
 		TLSTimeout:          readyTimeout.Seconds(),
 		AuthTimeout:         readyTimeout.Seconds(),
-		LameDuckDuration:    s.options.LameDuck,
-		LameDuckGracePeriod: s.options.LameDuck / 4,
+		// Zero would mean the server's defaults, which are minutes.
+		LameDuckDuration:    max(s.options.LameDuck, time.Second),
+		LameDuckGracePeriod: max(s.options.LameDuck/4, time.Millisecond),
 		// The error of one failing route is said once a minute or so.
 		ReconnectErrorReports: 30,
 		ConnectErrorReports:   30,
-	}
-	if s.options.LameDuck == 0 {
-		o.LameDuckDuration, o.LameDuckGracePeriod = time.Second, 0
 	}
 	if s.options.AdvertiseHost != "" && port != server.RANDOM_PORT {
 		o.ClientAdvertise = net.JoinHostPort(s.options.AdvertiseHost, strconv.Itoa(port))

@@ -144,7 +144,10 @@ type Server struct {
 	sender     *sender
 	leaders    *leaders
 
-	draining atomic.Bool // set by Drain: no more subscriptions
+	// shared are the subscriptions in the queue group; written by Start only.
+	shared []*nats.Subscription
+
+	draining atomic.Bool // set by Drain: nothing is unexpected any more
 	refused  refusals
 }
 
@@ -175,6 +178,7 @@ func (s *Server) Start(core Core) error {
 		s.Close()
 		return err
 	}
+	s.partitions.start()
 	s.leaders.start()
 	return nil
 }

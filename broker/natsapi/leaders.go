@@ -1,0 +1,188 @@
+package natsapi
+
+import (
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"logbroker/internal/protocol"
+)
+
+const (
+	// leadersPerMessage keeps a broadcast well below the largest message.
+	leadersPerMessage = 16_000
+	// silentBroadcasts is how many full broadcasts a node may miss before it
+	// counts as gone.
+	silentBroadcasts = 3
+)
+
+// leaders tells the other nodes what this one leads, and takes what they tell.
+// News go out at once, as many as have gathered; everything goes out now and
+// then, after a loss, and when a node appears.
+type leaders struct {
+	s    *Server
+	kick chan struct{} // capacity 1: there is something to send
+	quit chan struct{}
+	wg   sync.WaitGroup
+	once sync.Once
+
+	// mu guards what follows.
+	mu     sync.Mutex
+	led    map[uint64]int32 // shard → epoch
+	gained map[uint64]int32 // part of led that was not told yet
+	full   bool             // tell everything next
+	heard  map[uint64]time.Time
+}
+
+func newLeaders(s *Server) *leaders {
+	return &leaders{s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
+		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true, heard: make(map[uint64]time.Time)}
+}
+
+// set takes a leadership of this node.
+func (l *leaders) set(n Leadership) {
+	l.mu.Lock()
+	if n.Leading {
+		l.led[n.Shard], l.gained[n.Shard] = n.Epoch, n.Epoch
+	} else if _, ok := l.led[n.Shard]; ok {
+		delete(l.led, n.Shard)
+		delete(l.gained, n.Shard)
+		l.full = true // only a full broadcast can say that something is gone
+	}
+	l.mu.Unlock()
+	l.stir()
+}
+
+func (l *leaders) stir() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // it is awake already and will look again
+	}
+}
+
+func (l *leaders) subscribe() error {
+	_, err := l.s.listen(l.s.control, protocol.SubjectLeaders, smallPending(), l.onBroadcast)
+	return err
+}
+
+// start runs the goroutine that sends; stop ends it. It blocks on nothing but
+// the embedded server's reading.
+func (l *leaders) start() {
+	l.wg.Go(func() {
+		ticker := time.NewTicker(l.s.options.FullBroadcastInterval)
+		defer ticker.Stop()
+		for {
+			l.send()
+			select {
+			case <-l.kick:
+			case <-ticker.C:
+				l.mu.Lock()
+				l.full = true
+				l.mu.Unlock()
+				l.forgetSilent()
+			case <-l.quit:
+				return
+			}
+		}
+	})
+}
+
+func (l *leaders) stop() {
+	l.once.Do(func() { close(l.quit) })
+	l.wg.Wait()
+}
+
+// send tells this node's own table and the others what has not been told yet.
+func (l *leaders) send() {
+	for _, b := range l.take() {
+		l.s.core.PeerLeaders(b)
+		data, err := json.Marshal(b)
+		if err != nil {
+			panic(err) // a struct of numbers
+		}
+		l.s.respond(l.s.control, protocol.SubjectLeaders, data)
+	}
+}
+
+// take returns the broadcasts to send now.
+func (l *leaders) take() []protocol.LeadersBroadcast {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tell, full := l.gained, l.full
+	if full {
+		tell = l.led
+	}
+	if len(tell) == 0 && !full {
+		return nil
+	}
+	all := make([]protocol.ShardLeader, 0, len(tell))
+	for shard, epoch := range tell {
+		all = append(all, protocol.ShardLeader{Shard: shard, Epoch: epoch})
+	}
+	clear(l.gained)
+	l.full = false
+	out := []protocol.LeadersBroadcast{}
+	for part := range slices.Chunk(all, leadersPerMessage) {
+		out = append(out, l.broadcast(part, full && len(out) == 0))
+	}
+	if len(out) == 0 {
+		out = append(out, l.broadcast([]protocol.ShardLeader{}, true))
+	}
+	return out
+}
+
+func (l *leaders) broadcast(part []protocol.ShardLeader, full bool) protocol.LeadersBroadcast {
+	return protocol.LeadersBroadcast{Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaders: part}
+}
+
+// onBroadcast takes what a node tells. A node that was not there before is told
+// everything.
+func (l *leaders) onBroadcast(m *nats.Msg) {
+	var b protocol.LeadersBroadcast
+	if err := json.Unmarshal(m.Data, &b); err != nil || b.Version != protocol.ControlVersion {
+		l.s.logger.Warn("broadcast of leaders not understood", "err", err, "version", b.Version)
+		return
+	}
+	if b.Node == l.s.options.NodeID {
+		return // this node's own table knows
+	}
+	now := time.Now()
+	l.mu.Lock()
+	appeared := now.Sub(l.heard[b.Node]) > l.silence()
+	l.heard[b.Node] = now
+	l.full = l.full || appeared
+	l.mu.Unlock()
+	l.s.core.PeerLeaders(b)
+	if appeared {
+		l.stir()
+	}
+}
+
+func (l *leaders) silence() time.Duration { return silentBroadcasts * l.s.options.FullBroadcastInterval }
+
+// forgetSilent tells the table that nodes which fell silent lead nothing.
+func (l *leaders) forgetSilent() {
+	var gone []uint64
+	l.mu.Lock()
+	for node, at := range l.heard {
+		if time.Since(at) > l.silence() {
+			delete(l.heard, node)
+			gone = append(gone, node)
+		}
+	}
+	l.mu.Unlock()
+	for _, node := range gone {
+		l.s.core.PeerLeaders(protocol.LeadersBroadcast{Version: protocol.ControlVersion, Node: node, Full: true})
+	}
+}
+
+// Alive reports whether a node's broadcasts were heard lately; this node is.
+func (s *Server) Alive(node uint64) bool {
+	l := s.leaders
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return node == s.options.NodeID || time.Since(l.heard[node]) <= l.silence()
+}
