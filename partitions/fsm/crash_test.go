@@ -12,7 +12,7 @@ import (
 // replica that never crashed.
 func TestCrashAtEveryOperationLosesNothingSynced(t *testing.T) {
 	for seed := range uint64(3) {
-		h := generate(rand.New(rand.NewPCG(seed, 1)), 120)
+		h := generate(rand.New(rand.NewPCG(seed, 1)), 80)
 		reference, ops := runWithoutCrash(t, h, seed)
 		for how := range cuts {
 			t.Run(fmt.Sprintf("seed%d/%s", seed, how), func(t *testing.T) {
