@@ -88,6 +88,8 @@ type founding struct {
 	logger    *slog.Logger
 	// addrs is cluster.founders, sorted; it must be the same on each founder.
 	addrs []string
+	// addresses is told every address that a handshake names.
+	addresses *addresses
 	// mu guards ids against a found request that arrives while this node asks.
 	mu  sync.Mutex
 	ids *identityStore
@@ -263,6 +265,7 @@ func (f *founding) ask(ctx context.Context, addr string, request handshake) (han
 	if reply.Error != "" {
 		return reply, fmt.Errorf("%w by %s: %s", errRefused, addr, reply.Error)
 	}
+	f.addresses.learn(reply.Node)
 	return reply, nil
 }
 
@@ -276,10 +279,17 @@ func (f *founding) serve(ctx context.Context, raw []byte) ([]byte, error) {
 		reply.Error = err.Error()
 	}
 	id := f.identity()
-	reply.ClusterName, reply.ClusterID, reply.Founders = id.ClusterName, id.ClusterID, id.Founders
+	reply.ClusterName, reply.ClusterID, reply.Founders = id.ClusterName, id.ClusterID, slices.Clone(id.Founders)
 	reply.Node = f.self()
+	for i, m := range reply.Founders { // a joining node needs today's addresses
+		if addr, ok := f.addresses.resolve(m.Incarnation); ok {
+			reply.Founders[i].RaftAddr = addr
+		}
+	}
 	if id.ClusterID != "" {
-		reply.Known = f.knows(id, request.From)
+		if reply.Known = f.knows(id, request.From); reply.Known == knownSame {
+			f.addresses.learn(request.From)
+		}
 	}
 	return json.Marshal(reply)
 }
@@ -365,4 +375,29 @@ func (f *founding) serveImage(known func(uint64) (string, bool), admit func(cont
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.known, f.admit = known, admit
+}
+
+// started records that the metadata replica's log is about to be written.
+func (f *founding) started() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ids.update(func(id *identity) { id.MetadataStarted = true })
+}
+
+// announce says hello to every configured address until it answered once, so
+// that the others learn this node's address and it learns theirs, also when
+// the addresses changed since the cluster was founded.
+func (f *founding) announce(ctx context.Context, seeds []string) {
+	missing := slices.Concat(f.addrs, seeds)
+	for wait := foundingRetryMin; len(missing) > 0; wait = min(2*wait, foundingRetryMax) {
+		missing = slices.DeleteFunc(missing, func(addr string) bool {
+			_, err := f.ask(ctx, addr, handshake{Kind: kindHello, From: f.self(), Addrs: f.addrs})
+			return err == nil || errors.Is(err, errRefused)
+		})
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
 }

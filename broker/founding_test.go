@@ -62,7 +62,7 @@ func (w *wire) node(t *testing.T, id uint64, addr, dir string, addrs ...string) 
 		t.Fatal(err)
 	}
 	slices.Sort(addrs)
-	f := &founding{transport: wireEnd{w, addr}, logger: slog.New(slog.DiscardHandler), addrs: addrs, ids: ids}
+	f := &founding{transport: wireEnd{w, addr}, logger: slog.New(slog.DiscardHandler), addrs: addrs, ids: ids, addresses: newAddresses(nil)}
 	w.mu.Lock()
 	w.nodes[addr] = f
 	w.mu.Unlock()

@@ -18,6 +18,8 @@ type certificates struct {
 	// peerServer and peerClient are for Raft and routes: with a CA both sides
 	// must show a certificate of it.
 	peerServer, peerClient *tls.Config
+	// route is for both ends of a NATS route.
+	route *tls.Config
 }
 
 func loadCertificates(c config.TLS) (certificates, error) {
@@ -42,9 +44,12 @@ func loadCertificates(c config.TLS) (certificates, error) {
 	if roots != nil {
 		peer.ClientAuth, peer.ClientCAs = tls.RequireAndVerifyClientCert, roots
 	}
+	route := peer.Clone()
+	route.RootCAs = roots
 	return certificates{
 		client:     client,
 		peerServer: peer,
+		route:      route,
 		peerClient: &tls.Config{Certificates: server.Certificates, RootCAs: roots, MinVersion: tls.VersionTLS12},
 	}, nil
 }

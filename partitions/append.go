@@ -59,6 +59,10 @@ func (p *Partition) admit(clientEpoch int32, size int64) error {
 	switch {
 	case !p.serving:
 		return p.notServing()
+	case p.drains > 0:
+		err := errcode.New(errcode.LeaderNotAvailable, "%s/%d is being handed to another leader; retry", p.spec.Topic, p.spec.Partition)
+		err.RetryAfter = throttleRetryAfter
+		return err
 	case clientEpoch != epochUnknown && clientEpoch < p.epoch:
 		return errcode.New(errcode.FencedLeaderEpoch, "the client knows epoch %d, the leader is in %d; refresh the metadata",
 			clientEpoch, p.epoch)
@@ -115,6 +119,7 @@ func (p *Partition) complete() {
 		result, err := head.proposal.Wait()
 		p.mu.Lock()
 		p.queue.pop()
+		p.checkDrained()
 		out := p.outcome(head, result, err)
 		p.mu.Unlock()
 		head.done(out)

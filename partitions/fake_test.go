@@ -307,3 +307,20 @@ func batchesIn(t *testing.T, data []byte) (batches []recordbatch.Batch) {
 }
 
 var errNoQuorum = errors.New("no quorum")
+
+// valuesOf returns the records of b as "offset value".
+func valuesOf(t *testing.T, b recordbatch.Batch) (values []string) {
+	t.Helper()
+	records, err := b.Iterate(recordbatch.IterateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for records.Next() {
+		r := records.Record()
+		values = append(values, fmt.Sprintf("%d %s", r.Offset, r.Value))
+	}
+	if err := records.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}

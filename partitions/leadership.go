@@ -1,11 +1,9 @@
 package partitions
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
-	"logbroker/internal/errcode"
 	"logbroker/partitions/commitlog"
 	"logbroker/partitions/fsm"
 )
@@ -33,9 +31,6 @@ const (
 	epochTimeout = time.Second
 	// leadRetryAfter is the pause after a refused proposal.
 	leadRetryAfter = 20 * time.Millisecond
-	// handOverRetryAfter is the pause before a damaged leader asks the next
-	// replica to take over.
-	handOverRetryAfter = time.Second
 )
 
 // lead is the leadership goroutine, one per replica from start to stop. It
@@ -208,74 +203,4 @@ func (p *Partition) EpochApplied(epoch int32, replica uint64) {
 func (p *Partition) Advanced(highWatermark int64) {
 	p.waiters.advance(highWatermark)
 	p.wantSnapshot()
-}
-
-// TransferLeader hands leadership to the replica on node toNode and waits until
-// it leads. Errors: NODE_NOT_FOUND where that node has no replica,
-// NOT_LEADER_OR_FOLLOWER where this replica does not lead or another one took
-// over, REQUEST_TIMED_OUT at ctx's end (the hand-over may still happen).
-func (p *Partition) TransferLeader(ctx context.Context, toNode uint64) error {
-	to, ok := p.replicaOn(toNode)
-	if !ok {
-		return errcode.New(errcode.NodeNotFound, "node %d has no replica of %s/%d; choose one of its replicas' nodes",
-			toNode, p.spec.Topic, p.spec.Partition)
-	}
-	for asked := false; ; asked = true {
-		leader, changed, err := p.leaderNow()
-		switch {
-		case err != nil:
-			return err
-		case leader == to:
-			return nil
-		case leader != p.spec.Replica && leader != 0:
-			return errcode.New(errcode.NotLeaderOrFollower, "%s/%d is led by node %d; ask there",
-				p.spec.Topic, p.spec.Partition, p.spec.Nodes[leader])
-		case leader == 0 && !asked:
-			return errcode.New(errcode.NotLeaderOrFollower, "%s/%d has no leader; retry", p.spec.Topic, p.spec.Partition)
-		}
-		if err := p.handTo(ctx, to, leader, changed); err != nil {
-			return err
-		}
-	}
-}
-
-// handTo asks Raft once, where this replica leads, and waits for a change, but
-// not for ever: Raft gives a hand-over up silently after an election time-out.
-func (p *Partition) handTo(ctx context.Context, to, leader uint64, changed <-chan struct{}) error {
-	if leader == p.spec.Replica {
-		if err := p.raft.Transfer(p.spec.Shard, to); err != nil {
-			return errcode.New(errcode.NotLeaderOrFollower, "%s/%d: %v", p.spec.Topic, p.spec.Partition, err)
-		}
-	}
-	again := time.NewTimer(handOverRetryAfter)
-	defer again.Stop()
-	select {
-	case <-changed:
-	case <-again.C:
-	case <-p.stopping:
-	case <-ctx.Done():
-		return errcode.New(errcode.RequestTimedOut, "%s/%d did not change its leader in time; see whether the replica is up to date",
-			p.spec.Topic, p.spec.Partition)
-	}
-	return nil
-}
-
-func (p *Partition) replicaOn(node uint64) (replica uint64, ok bool) {
-	for replica, n := range p.spec.Nodes {
-		if n == node {
-			return replica, true
-		}
-	}
-	return 0, false
-}
-
-// leaderNow returns the leading replica, and a channel that is closed when that
-// changes.
-func (p *Partition) leaderNow() (leader uint64, changed <-chan struct{}, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state == StateStopped || p.state == StateQuarantined {
-		return 0, nil, p.notServing()
-	}
-	return p.leader, p.leaderChanged, nil
 }

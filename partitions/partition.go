@@ -56,6 +56,10 @@ type Partition struct {
 	queue    queue
 	// queued is signalled when queue grows and at the stop.
 	queued sync.Cond
+	// drains counts the hand-overs under way: while > 0 nothing is taken into
+	// queue. drained ≠ nil ⇔ drains > 0; it is closed when queue is empty.
+	drains  int
+	drained chan struct{}
 	// completing: the completion goroutine was started.
 	completing bool
 

@@ -199,6 +199,13 @@ func (q *partition) retire() {
 	q.poke()
 }
 
+// idle reports whether every record handed over has had its callback.
+func (q *partition) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.completed.Load() == q.accepted
+}
+
 // takeAll retires the partition and takes everything without a number.
 func (q *partition) takeAll() []*batch {
 	q.mu.Lock()

@@ -55,6 +55,10 @@ func (q *partition) step(now time.Time) time.Time {
 		q.endRound(now)
 	}
 	q.fill(now)
+	q.finishStored()
+	if !q.w.round {
+		q.judged = false
+	}
 	return q.wakeAt(now)
 }
 
@@ -82,6 +86,7 @@ func (q *partition) noteFailure(now time.Time, err error, moved bool) {
 	if errors.As(err, &coded) && coded.RetryAfter > 0 {
 		q.pauseUntil(now.Add(coded.RetryAfter))
 	}
+	moved = moved && q.failures < 2 // a hint is trusted at once, but not for ever
 	if !moved && rerouted(err) {
 		q.p.client.Stale(q.topic)
 	}
@@ -103,7 +108,14 @@ func (q *partition) finishStored() {
 		if !ok {
 			return
 		}
-		q.complete(completion{b: e.b, offset: e.last.offset, duplicate: e.last.duplicate})
+		x := completion{b: e.b, offset: e.last.offset, duplicate: e.last.duplicate}
+		if e.last.kind != kindStored {
+			x.err = e.last.err // see completeLater
+		}
+		q.complete(x)
+		if len(q.w.entries) == 0 {
+			q.notBefore = time.Time{}
+		}
 	}
 }
 
@@ -190,7 +202,12 @@ func (q *partition) endRound(now time.Time) {
 	q.judged = false
 	q.w.round = false
 	for i := range q.w.entries {
-		if e := &q.w.entries[i]; !e.done && !q.send(e, now) {
+		e := &q.w.entries[i]
+		if e.done {
+			continue
+		}
+		e.alone = i == 0
+		if !q.send(e, now) {
 			return
 		}
 	}
@@ -206,7 +223,7 @@ func (q *partition) judge() bool {
 	case verdictFail:
 		e, rest := q.w.drop()
 		q.requeue(rest)
-		q.complete(completion{b: e.b, err: fmt.Errorf("%s/%d: %w", q.topic, q.index, e.last.err)})
+		q.complete(completion{b: e.b, err: q.refusedError(e.last.err)})
 		q.notBefore = time.Time{} // what follows is not to blame
 		return false
 	default:
@@ -214,21 +231,25 @@ func (q *partition) judge() bool {
 	}
 }
 
+func (q *partition) refusedError(err error) error {
+	if topicGone(err) {
+		return errcode.New(errcode.UnknownTopicID, "topic %q was deleted, or deleted and created anew, while the record was on its way: %v", q.topic, err)
+	}
+	return fmt.Errorf("%s/%d: %w", q.topic, q.index, err)
+}
+
 // fill numbers and sends what is ready, as far as the window allows.
 func (q *partition) fill(now time.Time) {
 	if !q.waiting() || now.Before(q.notBefore) {
 		return
 	}
-	if len(q.w.entries) == 0 {
-		q.judged = false
-		if now.Sub(q.used) > q.p.renewAfter && q.w.next > 0 {
-			q.w.bump = true // the broker may forget this producer soon
-		}
+	if len(q.w.entries) == 0 && q.w.next > 0 && now.Sub(q.used) > q.p.renewAfter {
+		q.w.bump = true // the broker may forget this producer soon
 	}
 	if q.w.mustRenew() && !q.renew(now) {
 		return
 	}
-	for q.w.canNumber() {
+	for q.w.canNumber() && q.steady() {
 		b := q.next(now, len(q.w.entries) == 0)
 		if b == nil {
 			return
@@ -240,10 +261,22 @@ func (q *partition) fill(now time.Time) {
 		if len(q.w.entries) == 0 {
 			q.used = now
 		}
-		if !q.send(q.w.number(b), now) {
+		e := q.w.number(b)
+		e.alone = len(q.w.entries) == 1
+		if !q.send(e, now) {
 			return
 		}
 	}
+}
+
+// steady reports whether the next batch may go out beside those under way. It
+// may not when it would travel another connection: it could overtake them.
+func (q *partition) steady() bool {
+	conn := q.p.client.Conn(q.route().Node)
+	if q.w.settled() {
+		q.conn = conn
+	}
+	return conn == q.conn
 }
 
 // completeLater fails a batch that cannot be encoded. It has no number, so it
@@ -283,7 +316,7 @@ func (q *partition) renew(now time.Time) bool {
 // send starts an attempt and reports whether it is under way.
 func (q *partition) send(e *entry, now time.Time) bool {
 	leader := q.route()
-	if q.conn == nil || q.w.settled() {
+	if q.w.settled() { // else it stays on the connection of what is under way
 		q.conn = q.p.client.Conn(leader.Node)
 	}
 	e.serial++
@@ -370,6 +403,8 @@ func (q *partition) finished() bool {
 
 // abandon fails all that is left, at Close.
 func (q *partition) abandon() {
+	q.hear(time.Now())
+	q.finishStored()
 	for i := range q.w.entries {
 		e := &q.w.entries[i]
 		x := completion{b: e.b, offset: e.last.offset, duplicate: e.last.duplicate}

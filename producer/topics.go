@@ -42,10 +42,12 @@ func (s *sticky) leave(index int32) {
 
 // topics holds the topics that were written to.
 type topics struct {
-	// mu guards byName. It is held for map accesses, and for writing while the
+	// mu guards what follows. It is held for map accesses, and for writing while the
 	// partitions of a topic are made.
 	mu     sync.RWMutex
 	byName map[string]*topic
+	// old are retired partitions that may still hold records.
+	old []*partition
 }
 
 // ready returns the topic if it is known and was compared with the metadata of
@@ -90,6 +92,9 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 	}
 	p.topics.mu.Lock()
 	defer p.topics.mu.Unlock()
+	if p.closed.Load() { // Close retires what all() returns, so nothing may come later
+		return nil, ErrClosed
+	}
 	t := &topic{meta: meta, sticky: new(sticky)}
 	old := p.topics.byName[meta.Name]
 	if old != nil && old.meta.ID == meta.ID {
@@ -97,9 +102,7 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 	} else {
 		t.sticky.now.Store(rand.Int32N(int32(len(meta.Partitions))))
 		if old != nil {
-			for _, q := range old.parts {
-				q.retire()
-			}
+			p.topics.retire(old.parts)
 		}
 	}
 	for i := len(t.parts); i < len(meta.Partitions); i++ {
@@ -111,11 +114,25 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 	return t, nil
 }
 
-// all returns every partition that was ever written to and is not retired.
+// retire lets partitions of a topic that is gone finish. mu is held.
+func (ts *topics) retire(parts []*partition) {
+	busy := append([]*partition(nil), parts...)
+	for _, q := range ts.old {
+		if !q.idle() {
+			busy = append(busy, q)
+		}
+	}
+	ts.old = busy
+	for _, q := range parts {
+		q.retire()
+	}
+}
+
+// all returns every partition that may hold records.
 func (p *Producer) all() []*partition {
 	p.topics.mu.RLock()
 	defer p.topics.mu.RUnlock()
-	var out []*partition
+	out := append([]*partition(nil), p.topics.old...)
 	for _, t := range p.topics.byName {
 		out = append(out, t.parts...)
 	}

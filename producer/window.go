@@ -14,6 +14,9 @@ type entry struct {
 	attempts int
 	// flying: the newest attempt has not ended.
 	flying bool
+	// alone: the newest attempt was sent with nothing unresolved before it, so
+	// a missing forerunner cannot be why it was refused.
+	alone bool
 	// ambiguous: some attempt may have stored the batch. Never taken back.
 	ambiguous bool
 	// last is what ended the newest attempt, if !flying.
@@ -156,10 +159,10 @@ func (w *window) settle(gone bool) verdict {
 	switch {
 	case e.last.kind == kindFatal, gone && topicGone(e.last.err):
 		return verdictFail
-	case e.last.kind == kindIdentity:
+	case e.last.kind == kindIdentity && e.alone:
 		w.renew = true
 		return verdictRequeue
-	case e.last.kind == kindGap:
+	case e.last.kind == kindGap && e.alone:
 		// All before it are resolved. While draining the forerunner is one
 		// whose outcome stayed unknown, so the epoch has to rise anyway;
 		// otherwise the broker has lost track. Either way nothing is stored.

@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,38 +131,16 @@ func (f *fetch) serve() (parked bool, err error) {
 	}
 }
 
-// read reads into buf behind room for a reply header.
+// read reads into buf behind room for a reply header. The replica itself knows
+// what an offset outside its log means: only below the log start, or on a leader
+// that has just made sure that it leads, is it OFFSET_OUT_OF_RANGE. A replica
+// that may only lag says OFFSET_NOT_AVAILABLE, so that no consumer resets.
 func (f *fetch) read(buf *[]byte, offset int64, maxBytes int) (partitions.ReadResult, error) {
 	result, err := f.target.replica.Read((*buf)[:protocol.FetchReplyHeaderSize], offset, maxBytes)
-	if errcode.Of(err) == errcode.OffsetOutOfRange {
-		return result, f.outOfRange(offset, err)
-	}
 	if err == nil {
 		*buf = result.Data
 	}
 	return result, err
-}
-
-// outOfRange decides what an offset outside the local log means. Below the log
-// start is definite on every replica, since trims are replicated. Above the end
-// is definite only on a leader that has just made sure that it leads: a lagging
-// replica, or a leader that does not know yet that it is deposed, must not make
-// a consumer reset.
-func (f *fetch) outOfRange(offset int64, err error) error {
-	replica := f.target.replica
-	if offset < replica.Earliest() {
-		return err
-	}
-	if f.target.serving() {
-		ctx, cancel := context.WithTimeout(f.h.ctx, f.h.options.OffsetsTimeout)
-		defer cancel()
-		if latest, lerr := replica.Latest(ctx); lerr == nil && offset > latest {
-			return err
-		}
-	}
-	return errcode.New(errcode.OffsetNotAvailable,
-		"the replica of %s/%d on node %d does not reach offset %d yet; retry, or ask the leader",
-		f.target.topic, f.target.partition, f.h.options.NodeID, offset)
 }
 
 // reply sends the n bytes of batches that result.Data holds behind the header's

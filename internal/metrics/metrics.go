@@ -8,6 +8,7 @@
 package metrics
 
 import (
+	"io"
 	"strconv"
 	"sync"
 	"time"
@@ -164,6 +165,11 @@ type Replica struct {
 func (b *Broker) Observe(state func() Node) {
 	b.Registry.MustRegister(&nodeCollector{state: state})
 	b.Detailed.MustRegister(&partitionCollector{state: state})
+}
+
+// DetailedWith is the detailed page with the metrics that another library writes.
+func (b *Broker) DetailedWith(write func(io.Writer)) prometheus.Gatherer {
+	return prometheus.Gatherers{b.Detailed, Foreign(write)}
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

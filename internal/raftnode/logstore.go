@@ -223,16 +223,25 @@ func (s *logStore) RemoveNodeData(shard, replica uint64) error {
 	if err != nil {
 		return s.failed("remove a replica", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.replicas, raftio.NodeInfo{ShardID: shard, ReplicaID: replica})
+	s.forget(shard, replica)
 	return nil
 }
 
-// ImportSnapshot implements raftio.ILogDB.
+// ImportSnapshot implements raftio.ILogDB. It is for repair tools, with no
+// replica running; the next ReadRaftState takes over what it wrote.
 func (s *logStore) ImportSnapshot(snapshot pb.Snapshot, replica uint64) error {
 	err := s.serially(snapshot.ShardID, replica, func() error { return s.ILogDB.ImportSnapshot(snapshot, replica) })
-	return s.failed("import a snapshot", err)
+	if err != nil {
+		return s.failed("import a snapshot", err)
+	}
+	s.forget(snapshot.ShardID, replica)
+	return nil
+}
+
+func (s *logStore) forget(shard, replica uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.replicas, raftio.NodeInfo{ShardID: shard, ReplicaID: replica})
 }
 
 func (s *logStore) serially(shard, replica uint64, write func() error) error {

@@ -148,7 +148,7 @@ func (l *Log) roll() error {
 	l.dirty, l.dirtyDir = true, true
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)
-	l.view.Store(&view{segments: append(segments, next.segment)})
+	l.dropTrimmed(append(segments, next.segment))
 	return nil
 }
 

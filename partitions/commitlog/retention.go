@@ -16,15 +16,18 @@ func (l *Log) Trim(newLogStart int64) {
 	// does no harm; one that misses a segment in the new view finds the new
 	// log start offset.
 	l.logStart.Store(newLogStart)
-	keep := 0
-	for keep < len(v.segments)-1 && v.segments[keep].ext.Load().end <= newLogStart {
+	l.dropTrimmed(v.segments)
+}
+
+// dropTrimmed publishes segments without those that lie wholly below the log
+// start offset. The active one stays even then; it goes when it is sealed.
+func (l *Log) dropTrimmed(segments []*segment) {
+	start, keep := l.logStart.Load(), 0
+	for keep < len(segments)-1 && segments[keep].ext.Load().end <= start {
 		keep++
 	}
-	if keep == 0 {
-		return
-	}
-	l.trimmed = append(l.trimmed, v.segments[:keep]...)
-	l.view.Store(&view{segments: v.segments[keep:]})
+	l.trimmed = append(l.trimmed, segments[:keep]...)
+	l.view.Store(&view{segments: segments[keep:]})
 }
 
 // RemoveTrimmed unlinks the segments that lie wholly below the log start

@@ -29,7 +29,8 @@ func FuzzUpdate(f *testing.F) {
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, cmd []byte) {
 		before := [][]byte{EncodeEpoch(Epoch{1, 1}), batchOf(1, 2, 5, 0), publish(1, "id", 900)}
-		a, b := newMachine(t, newDisk(neverCrash), nil), newMachine(t, newDisk(neverCrash), nil)
+		diskA, diskB := newDisk(neverCrash), newDisk(neverCrash)
+		a, b := newMachine(t, diskA, nil), newMachine(t, diskB, nil)
 		a.apply(before...)
 		results := a.apply(cmd)
 		if got := b.apply(append(slices.Clone(before), cmd)...); got[3] != results[0] {
@@ -43,7 +44,9 @@ func FuzzUpdate(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		if !bytes.Equal(readAll(t, a.FSM), readAll(t, b.FSM)) || !bytes.Equal(a.encodeHead(commitlog.State{}), b.encodeHead(commitlog.State{})) {
+		// Not by reads: a batch with a wrong CRC is stored (see decodeProduce).
+		diskA.files(t).segmentFiles().checkSame(t, diskB.files(t).segmentFiles())
+		if !bytes.Equal(a.encodeHead(commitlog.State{}), b.encodeHead(commitlog.State{})) {
 			t.Fatal("the replicas differ")
 		}
 	})

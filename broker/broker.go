@@ -1,0 +1,405 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"logbroker/broker/handler"
+	"logbroker/broker/httpadmin"
+	"logbroker/broker/metadata"
+	"logbroker/broker/natsapi"
+	"logbroker/config"
+	"logbroker/internal/metrics"
+	"logbroker/internal/raftnode"
+	"logbroker/internal/storage"
+	"logbroker/partitions"
+)
+
+// Options configures a Broker.
+type Options struct {
+	Config config.Config
+	Logger *slog.Logger
+}
+
+// Info says where a running node is.
+type Info struct {
+	NodeID    uint64
+	ClientURL string
+	HTTPURL   string
+	RaftAddr  string
+	DataDir   string
+}
+
+// Broker is one node. The order of use: New, Start, Stop.
+type Broker struct {
+	config  config.Config
+	logger  *slog.Logger
+	certs   certificates
+	dirs    directories
+	metrics *metrics.Broker
+	disk    *diskReserve
+
+	endpoint  *raftnode.Endpoint
+	founding  *founding
+	addresses *addresses
+	raft      *raftnode.Node
+	store     *metadata.Store
+	leaders   *metadata.Leaders
+	host      *partitions.Host
+	// hostUp is host once it exists: leader events come earlier.
+	hostUp atomic.Pointer[partitions.Host]
+	// routes is what the NATS server was last given; Start sets it, then
+	// followImage's goroutine.
+	routes   []string
+	handler  *handler.Handler
+	handlers atomic.Pointer[handler.Handler] // handler once it serves
+	nats     *natsapi.Server
+	http     *httpadmin.Server
+	balancer *metadata.Balancer
+
+	// unready is why the node is not ready; nil once it is.
+	unready atomic.Pointer[string]
+
+	// running owns the goroutines of the node itself; stopRunning ends them.
+	running     sync.WaitGroup
+	stopRunning context.CancelFunc
+
+	failOnce sync.Once
+	failed   chan struct{}
+	failure  error // valid after failed is closed
+}
+
+// New takes the node's directories and its Raft port. It starts nothing. An
+// error is one line that says what is wrong with the configuration, a directory
+// or a port.
+func New(o Options) (*Broker, error) {
+	b := &Broker{config: o.Config, logger: o.Logger, metrics: metrics.New(), leaders: metadata.NewLeaders(), failed: make(chan struct{})}
+	b.notReady("starting")
+	var err error
+	if b.certs, err = loadCertificates(o.Config.TLS); err != nil {
+		return nil, err
+	}
+	if err := b.probePorts(); err != nil {
+		return nil, err
+	}
+	if b.dirs, err = openDirectories(o.Config); err != nil {
+		return nil, err
+	}
+	ids, err := openIdentity(b.dirs.data, b.dirs.raft, o.Config.Cluster.Name, o.Config.Cluster.NodeID)
+	if err != nil {
+		return nil, errors.Join(err, b.dirs.close())
+	}
+	b.endpoint, err = raftnode.Listen(raftnode.EndpointOptions{
+		Listen: o.Config.Raft.Listen, Advertise: advertised(o.Config.Cluster.AdvertiseHost, o.Config.Raft.Listen),
+		ServerTLS: b.certs.peerServer, ClientTLS: b.certs.peerClient, Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, b.dirs.close())
+	}
+	b.addresses = newAddresses(ids.id.Founders)
+	b.founding = &founding{transport: b.endpoint, logger: o.Logger, ids: ids, addresses: b.addresses}
+	b.SetFounders(o.Config.Cluster.Founders)
+	b.disk = newDiskReserve([]string{b.dirs.data, b.dirs.raft}, uint64(o.Config.Storage.MinFreeBytes), o.Logger)
+	return b, nil
+}
+
+// SetFounders replaces cluster.founders, before Start: a cluster on free ports
+// knows them only after every node has taken its own.
+func (b *Broker) SetFounders(addrs []string) {
+	b.founding.addrs = slices.Sorted(slices.Values(addrs))
+}
+
+// RaftAddr returns the address of the Raft port, with the real port.
+func (b *Broker) RaftAddr() string { return b.endpoint.Addr() }
+
+// Info says where the node is. It is complete after Start.
+func (b *Broker) Info() Info {
+	scheme := "http://"
+	if b.certs.client != nil {
+		scheme = "https://"
+	}
+	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), DataDir: b.dirs.data}
+}
+
+// Failed is closed when the node cannot go on; Err says why.
+func (b *Broker) Failed() <-chan struct{} { return b.failed }
+
+// Err returns why the node failed, nil while it has not.
+func (b *Broker) Err() error {
+	select {
+	case <-b.failed:
+		return b.failure
+	default:
+		return nil
+	}
+}
+
+func (b *Broker) fail(err error) {
+	b.failOnce.Do(func() {
+		b.failure = err
+		close(b.failed)
+	})
+}
+
+// Start starts the parts in order and returns when the node is ready: it
+// belongs to a cluster, the metadata shard has a leader, and clients are served.
+// After an error call Stop.
+func (b *Broker) Start(ctx context.Context) error {
+	background, stop := context.WithCancel(context.Background())
+	b.stopRunning = stop
+	for _, step := range []struct {
+		name  string
+		start func(context.Context) error
+	}{
+		{"opening the HTTP port", func(context.Context) error { return b.startHTTP() }},
+		{"waiting for the cluster to be founded", b.startFounding},
+		{"opening the Raft log", func(context.Context) error { return b.startRaft() }},
+		{"waiting for the metadata", b.startMetadata},
+		{"opening the client port", func(context.Context) error { return b.startServing() }},
+		{"registering the node", b.register},
+	} {
+		b.notReady(step.name)
+		if err := step.start(ctx); err != nil {
+			return err
+		}
+	}
+	b.goFollow(background)
+	b.unready.Store(nil)
+	return nil
+}
+
+// startHTTP comes first, so that probes can tell what a starting node waits for.
+func (b *Broker) startHTTP() (err error) {
+	b.metrics.Observe(b.nodeMetrics)
+	b.http, err = httpadmin.Start(httpadmin.Options{
+		Listen: b.config.HTTP.Listen, TLS: b.certs.client, Pprof: b.config.HTTP.Pprof, TokenFile: b.config.HTTP.TokenFile,
+		Ready: b.reasons, Control: b.control, Metrics: b.metrics.Registry, Detailed: b.metrics.DetailedWith(b.writeRaftMetrics), Logger: b.logger,
+	})
+	return err
+}
+
+func (b *Broker) startFounding(ctx context.Context) error {
+	b.endpoint.HandleHandshake(b.founding.serve)
+	if err := b.founding.run(ctx, b.config.Cluster.Seeds); err != nil {
+		return err
+	}
+	for _, m := range b.founding.identity().Founders {
+		if _, known := b.addresses.resolve(m.Incarnation); !known {
+			b.addresses.learn(m)
+		}
+	}
+	b.addresses.learn(b.founding.self())
+	return nil
+}
+
+func (b *Broker) startRaft() (err error) {
+	id := b.founding.identity()
+	b.store = metadata.NewStore(metadata.Options{Logger: b.logger})
+	b.raft, err = raftnode.Open(b.endpoint, raftnode.Options{
+		Dir: b.dirs.raft, NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
+		RTT: b.config.Raft.RTT, ElectionRTT: b.config.Raft.ElectionRTT, HeartbeatRTT: b.config.Raft.HeartbeatRTT,
+		MaxInFlightBytes: int64(b.config.Raft.MaxInFlightBytes), Resolve: b.addresses.resolve,
+		Logger: b.logger, RaftLevel: level(b.config.Log.RaftLevel), OnLeader: b.onLeader,
+	})
+	return err
+}
+
+// deploymentID keeps the Raft messages of different clusters apart. 0 and 1
+// mean "none" to the Raft library.
+func deploymentID(clusterID string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(clusterID)) // a hash's Write never fails
+	return h.Sum64() | 2
+}
+
+// startServing makes the core and opens the client and route ports. No replica
+// runs yet.
+func (b *Broker) startServing() error {
+	b.nats = natsapi.New(natsapi.Options{
+		NodeID: b.config.Cluster.NodeID, ClusterName: b.config.Cluster.Name,
+		ClientListen: b.config.Client.Listen, RouteListen: b.config.NATSCluster.Listen, AdvertiseHost: b.config.Cluster.AdvertiseHost,
+		ClientTLS: b.certs.client, RouteTLS: b.certs.route, MaxBatchBytes: int(b.config.Client.MaxBatchBytes),
+		Logger: b.logger, NATSLevel: level(b.config.Log.NATSLevel),
+	})
+	b.host = partitions.NewHost(partitions.Options{
+		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
+		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
+		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
+		Logger: b.logger, OnLeadership: b.onLeadership,
+	})
+	b.hostUp.Store(b.host)
+	b.balancer = metadata.NewBalancer(metadata.BalancerOptions{
+		Interval: b.config.Leaders.Interval, MaxMoves: b.config.Leaders.MaxMoves, Manual: !b.config.Leaders.Balance,
+		Image: b.store.Image, Leaders: b.leaders, IsLeader: b.store.IsLeader, Alive: b.alive, Transfer: b.transfer, Logger: b.logger,
+	})
+	b.handler = handler.New(handler.Options{
+		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
+		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Alive: b.alive,
+		MetadataRaft: b.metadataRaft, DiskReserve: b.disk.reached.Load,
+		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
+		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,
+	})
+	if err := b.nats.Start(b.handler); err != nil {
+		return err
+	}
+	b.handlers.Store(b.handler)
+	return nil
+}
+
+// register tells the cluster where this node is, and learns where the others
+// are. Of any two nodes the one that registers later sees the other in the
+// image and opens the route to it, so no pair is missed.
+func (b *Broker) register(ctx context.Context) error {
+	id := b.founding.identity()
+	err := b.store.RegisterNode(ctx, metadata.Node{
+		ID: id.NodeID, Incarnation: id.Incarnation, RaftAddr: b.RaftAddr(), RouteAddr: b.routeAddr(), HTTPAddr: b.httpAddr(),
+		ClientURLs: b.clientURLs(), Rack: b.config.Cluster.Rack, Version: version(),
+	})
+	if err != nil {
+		return fmt.Errorf("registering node %d: %w", id.NodeID, err)
+	}
+	return b.followNodes(b.store.Image())
+}
+
+// goFollow starts the node's own goroutines. They end with background.
+func (b *Broker) goFollow(background context.Context) {
+	b.running.Go(func() { b.disk.run(background) })
+	b.running.Go(func() { b.founding.announce(background, b.config.Cluster.Seeds) })
+	b.running.Go(func() { newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger).run(background) })
+	b.running.Go(func() { b.followImage(background) })
+	b.balancer.Start(background)
+}
+
+// followImage keeps routes, addresses and the leaders table in step with the
+// metadata.
+func (b *Broker) followImage(ctx context.Context) {
+	for {
+		image := b.store.Image()
+		if err := b.followNodes(image); err != nil {
+			b.logger.Error("cannot open the routes to the other nodes", "err", err)
+		}
+		b.leaders.Prune(image)
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.store.Changed(image.Index):
+		}
+	}
+}
+
+func (b *Broker) followNodes(image *metadata.Image) error {
+	b.addresses.learnImage(image)
+	routes := []string{}
+	for _, n := range image.Nodes() {
+		if n.ID != b.config.Cluster.NodeID && n.RouteAddr != "" {
+			routes = append(routes, n.RouteAddr)
+		}
+	}
+	if slices.Equal(routes, b.routes) {
+		return nil
+	}
+	if err := b.nats.SetRoutes(routes); err != nil {
+		return err
+	}
+	b.routes = routes
+	return nil
+}
+
+// onLeader takes Raft's news of a shard's leader.
+func (b *Broker) onLeader(e raftnode.LeaderEvent) {
+	if e.Shard == metadata.ShardID {
+		return // asked for when needed
+	}
+	if host := b.hostUp.Load(); host != nil {
+		host.LeaderEvent(e)
+	}
+}
+
+// onLeadership takes the news that this node began or ceased to serve a
+// partition.
+func (b *Broker) onLeadership(l partitions.Leadership) {
+	b.metrics.LeadershipChanged()
+	b.nats.Leadership(natsapi.Leadership{Shard: l.Shard, Topic: l.Topic, Partition: l.Partition, Epoch: l.Epoch, Leading: l.Leading})
+	b.balancer.Nudge()
+}
+
+func (b *Broker) alive(node uint64) bool {
+	return node == b.config.Cluster.NodeID || b.nats.Alive(node)
+}
+
+func (b *Broker) notReady(reason string) { b.unready.Store(&reason) }
+
+// reasons says why the node is not ready.
+func (b *Broker) reasons() []string {
+	if reason := b.unready.Load(); reason != nil {
+		return []string{*reason}
+	}
+	if _, ok := b.store.LeaderReplica(); !ok {
+		return []string{"the metadata shard has no leader"}
+	}
+	return nil
+}
+
+// probePorts says at once that a port is taken, long before it is opened.
+func (b *Broker) probePorts() error {
+	c := b.config
+	for _, p := range []struct{ key, addr string }{
+		{"client.listen", c.Client.Listen}, {"nats_cluster.listen", c.NATSCluster.Listen}, {"http.listen", c.HTTP.Listen},
+	} {
+		l, err := net.Listen("tcp", p.addr)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s %s: %w", p.key, p.addr, err)
+		}
+		if err := l.Close(); err != nil {
+			return fmt.Errorf("cannot close the probe of %s: %w", p.addr, err)
+		}
+	}
+	return nil
+}
+
+// directories are the node's two directories, locked.
+type directories struct {
+	data, raft string
+	locks      []*storage.DirLock
+}
+
+func openDirectories(c config.Config) (directories, error) {
+	d := directories{data: c.Storage.DataDir, raft: c.Storage.RaftDir}
+	if d.raft == "" {
+		d.raft = filepath.Join(d.data, "raft")
+	}
+	for _, dir := range []*string{&d.data, &d.raft} {
+		absolute, err := filepath.Abs(*dir)
+		if err != nil {
+			return d, errors.Join(fmt.Errorf("directory %s: %w", *dir, err), d.close())
+		}
+		*dir = absolute
+		if err := os.MkdirAll(absolute, 0o755); err != nil {
+			return d, errors.Join(fmt.Errorf("cannot make directory %s: %w", absolute, err), d.close())
+		}
+		lock, err := storage.LockDir(absolute)
+		if err != nil {
+			return d, errors.Join(err, d.close())
+		}
+		d.locks = append(d.locks, lock)
+	}
+	return d, nil
+}
+
+func (d *directories) close() error {
+	var errs []error
+	for _, lock := range d.locks {
+		errs = append(errs, lock.Close())
+	}
+	d.locks = nil
+	return errors.Join(errs...)
+}

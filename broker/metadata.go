@@ -1,0 +1,117 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"logbroker/broker/handler"
+	"logbroker/broker/metadata"
+	"logbroker/internal/protocol"
+	"logbroker/internal/raftnode"
+)
+
+// metadataSnapshotEntries is after how many commands the metadata shard takes a
+// snapshot. A command is small; a snapshot of 10,000 partitions is about 2 MiB.
+const metadataSnapshotEntries = 2048
+
+// startMetadata starts the metadata replica and returns when the image is at
+// least as new as this start.
+func (b *Broker) startMetadata(ctx context.Context) error {
+	id := b.founding.identity()
+	if id.MetadataStarted && !b.raft.HasReplica(metadata.ShardID, id.NodeID) {
+		return errors.New("the Raft log of the metadata is gone from " + b.dirs.raft + ": this node must not vote again; " +
+			"give it empty directories and a node_id that was never used, and join it through cluster.seeds")
+	}
+	shard := raftnode.Shard{
+		ID: metadata.ShardID, Replica: id.NodeID, NonVoting: id.Joined,
+		SnapshotEntries: metadataSnapshotEntries, CompactionOverhead: metadataSnapshotEntries / 4,
+	}
+	if !id.MetadataStarted {
+		if id.Joined {
+			shard.Join = true
+		} else {
+			shard.Members = map[uint64]string{}
+			for _, m := range id.Founders {
+				shard.Members[m.NodeID] = m.Incarnation
+			}
+		}
+		// Before the log is first written: from here on an empty log is a lost one.
+		if err := b.founding.started(); err != nil {
+			return err
+		}
+	}
+	b.store.Attach(b.raft)
+	if err := b.raft.StartInMemory(shard, b.store.StateMachine); err != nil {
+		return err
+	}
+	if err := b.store.Barrier(ctx); err != nil {
+		return err
+	}
+	b.founding.serveImage(b.knownIncarnation, b.admit)
+	if id.Joined {
+		return nil
+	}
+	return b.store.Found(ctx, metadata.Founding{ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults()})
+}
+
+// topicDefaults is what the cluster is founded with: settings for topics whose
+// creator names none.
+func (b *Broker) topicDefaults() metadata.Defaults {
+	d, s := b.config.TopicDefaults, b.config.Storage
+	return metadata.Defaults{Partitions: d.Partitions, Replicas: d.Replicas, Config: metadata.TopicConfig{
+		RetentionAge: d.RetentionAge, RetentionBytes: int64(d.RetentionBytes), MaxBatchBytes: int64(d.MaxBatchBytes),
+		SegmentBytes: int64(s.SegmentBytes), SegmentAge: s.SegmentAge, Cleanup: d.Cleanup,
+	}}
+}
+
+// knownIncarnation tells founding how the metadata knows a node.
+func (b *Broker) knownIncarnation(nodeID uint64) (string, bool) {
+	n, ok := b.store.Image().Node(nodeID)
+	return n.Incarnation, ok
+}
+
+// admit adds a later node as a non-voting replica of the metadata shard. It may
+// be repeated.
+func (b *Broker) admit(ctx context.Context, m member) error {
+	b.addresses.learn(m)
+	members, err := b.raft.Membership(ctx, metadata.ShardID)
+	if err != nil {
+		return fmt.Errorf("the metadata shard does not answer: %w", err)
+	}
+	if incarnation, ok := members.NonVoters[m.NodeID]; ok && incarnation == m.Incarnation {
+		return nil
+	}
+	_, votes := members.Voters[m.NodeID]
+	_, follows := members.NonVoters[m.NodeID]
+	_, gone := members.Removed[m.NodeID]
+	if votes || follows || gone {
+		return fmt.Errorf("node id %d was used before: use a cluster.node_id that was never used", m.NodeID)
+	}
+	return b.raft.AddNonVoting(ctx, metadata.ShardID, m.NodeID, m.Incarnation)
+}
+
+// metadataRaft is the state of this node's metadata replica, for people.
+func (b *Broker) metadataRaft() (handler.RaftState, bool) {
+	s, ok := b.raft.Status(metadata.ShardID)
+	if !ok {
+		return handler.RaftState{}, false
+	}
+	return handler.RaftState{
+		Shard: metadata.ShardID, Replica: s.Replica, State: "running", Role: s.Role, Term: s.Term, Leader: s.Leader,
+		Last: s.Last, Commit: s.Commit, Applied: b.store.Image().Index,
+	}, true
+}
+
+// transfer is the balancer's order to the node that leads a shard.
+func (b *Broker) transfer(ctx context.Context, shard, from, to uint64) error {
+	if from != b.config.Cluster.NodeID {
+		request := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: shard, To: to}
+		return b.nats.Call(ctx, from, protocol.VerbNodeTransfer, request, &protocol.Empty{})
+	}
+	p, ok := b.host.Get(shard)
+	if !ok {
+		return fmt.Errorf("shard %d is not on this node", shard)
+	}
+	return p.TransferLeader(ctx, to)
+}

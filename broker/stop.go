@@ -1,0 +1,128 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"logbroker/broker/metadata"
+	"logbroker/partitions"
+)
+
+const (
+	// handoverTimeout bounds the moving away of all leaderships.
+	handoverTimeout = 5 * time.Second
+	// handoverParallel is how many leaderships are moved at once.
+	handoverParallel = 16
+)
+
+// Stop stops the node: leaderships move to other nodes, requests in work are
+// answered, everything is synced and closed. It works after a Start that failed
+// as well. It ends what is left abruptly when ctx ends, which loses nothing.
+func (b *Broker) Stop(ctx context.Context) error { return b.stop(ctx, true) }
+
+// stop is Start's list backwards.
+func (b *Broker) stop(ctx context.Context, handOver bool) error {
+	b.notReady("stopping")
+	var errs []error
+	if b.stopRunning != nil {
+		b.stopRunning()
+	}
+	if b.balancer != nil {
+		b.balancer.Stop()
+	}
+	b.running.Wait()
+	if handOver && b.handlers.Load() != nil {
+		b.handOver(ctx)
+	}
+	if b.handlers.Load() != nil {
+		if err := b.nats.Drain(ctx); err != nil {
+			b.logger.Warn("not every request was answered in time", "err", err)
+		}
+	}
+	if b.handler != nil {
+		b.handler.Close()
+	}
+	if b.nats != nil {
+		b.nats.Close()
+	}
+	if b.host != nil {
+		errs = append(errs, b.host.Close())
+	}
+	if b.raft != nil {
+		b.raft.Close()
+	}
+	if b.http != nil {
+		errs = append(errs, b.http.Close(ctx))
+	}
+	errs = append(errs, b.endpoint.Close(), b.dirs.close())
+	return errors.Join(errs...)
+}
+
+// handOver moves every leadership of this node to another node that is alive,
+// as far as there is one and time allows.
+func (b *Broker) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	began, moved := time.Now(), 0
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, handoverParallel)
+	for _, p := range b.host.All() {
+		to, ok := b.successor(p)
+		if !ok {
+			continue
+		}
+		moved++
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := p.TransferLeader(ctx, to); err != nil {
+				b.logger.Warn("leadership did not move before the stop", "topic", p.Spec().Topic, "partition", p.Spec().Partition, "to", to, "err", err)
+			}
+		})
+	}
+	b.handOverMetadata()
+	wg.Wait()
+	if moved > 0 {
+		b.logger.Info("leaderships moved away", "count", moved, "took", time.Since(began).Round(time.Millisecond).String())
+	}
+}
+
+// successor returns a living node that holds a replica of a partition that this
+// node leads.
+func (b *Broker) successor(p *partitions.Partition) (uint64, bool) {
+	if !p.Leader().Serving {
+		return 0, false
+	}
+	spec := p.Spec()
+	_, part, ok := b.store.Image().PartitionByShard(spec.Shard)
+	if !ok {
+		return 0, false
+	}
+	// Starting behind the own place spreads the leaderships over the others.
+	nodes := part.Nodes()
+	for i := range nodes {
+		to := nodes[(int(spec.Partition)+i)%len(nodes)]
+		if to != b.config.Cluster.NodeID && b.alive(to) {
+			return to, true
+		}
+	}
+	return 0, false
+}
+
+// handOverMetadata asks a living founder to lead the metadata shard. Nobody
+// waits for it: an election is the fall-back.
+func (b *Broker) handOverMetadata() {
+	if !b.store.IsLeader() {
+		return
+	}
+	for _, m := range b.founding.identity().Founders {
+		if m.NodeID != b.config.Cluster.NodeID && b.alive(m.NodeID) {
+			if err := b.raft.Transfer(metadata.ShardID, m.NodeID); err != nil {
+				b.logger.Debug("metadata leadership did not move", "err", err)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,168 @@
+package partitions
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/lni/vfs"
+
+	"logbroker/internal/errcode"
+)
+
+func TestOnePartitionOnOneNodeSurvivesAStopAndARestart(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	for i := range 10 {
+		if a := appended(c.leader(), numbered(1, 0, int32(2*i), 2)); a.Err != nil || a.BaseOffset != int64(2*i) {
+			t.Fatalf("append %d: %+v", i, a)
+		}
+	}
+	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrStarted) {
+		t.Fatalf("started twice: %v", err)
+	}
+	if err := n.host.Stop(shardForTest); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := n.host.Get(shardForTest); ok || !errors.Is(n.host.Stop(shardForTest), ErrNotFound) {
+		t.Fatal("a stopped replica is still there")
+	}
+	c.down(n)
+	c.restart(n)
+	p := c.leader()
+	if got := readAll(t, p); len(got) != 20 || got[7] != "7 p1 e0 s7" {
+		t.Fatalf("after the restart: %q", got)
+	}
+	if a := appended(p, numbered(1, 0, 8, 2)); a.Err != nil || !a.Duplicate || a.BaseOffset != 8 {
+		t.Fatalf("duplicate after the restart: %+v", a)
+	}
+}
+
+func TestAStoppedReplicaEndsItsWaitsAndRefuses(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	p := c.leader()
+	woken := make(chan struct{})
+	p.WaitFor(1000, func() { close(woken) })
+	if err := c.nodes[0].host.Stop(shardForTest); err != nil {
+		t.Fatal(err)
+	}
+	<-woken
+	if a := appended(p, numbered(1, 0, 0, 1)); errcode.Of(a.Err) != errcode.NotLeaderOrFollower {
+		t.Errorf("append: %v", a.Err)
+	}
+	if _, err := p.Read(nil, 0, 1); errcode.Of(err) != errcode.NotLeaderOrFollower {
+		t.Errorf("read: %v", err)
+	}
+	if s := p.Status(); s.State != StateStopped {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestAStartedReplicaWithoutItsRaftLogNeverStartsAgain(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	if a := appended(c.leader(), numbered(1, 0, 0, 1)); a.Err != nil {
+		t.Fatal(a.Err)
+	}
+	c.down(n)
+	n.raftFS = vfs.NewMem() // the disk is lost
+	c.up(n)
+	for range 2 { // the mark holds
+		if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) {
+			t.Fatalf("start: %v", err)
+		}
+		p, ok := n.host.Get(shardForTest)
+		if !ok || p.Status().State != StateQuarantined || p.Status().Err == "" {
+			t.Fatalf("status %+v", p.Status())
+		}
+		c.down(n)
+		c.up(n)
+	}
+	fresh := c.spec(n, false)
+	if err := n.host.Start(fresh); !errors.Is(err, ErrQuarantined) {
+		t.Fatalf("not even as a new one under the same id: %v", err)
+	}
+	p, _ := n.host.Get(shardForTest)
+	if a := appended(p, numbered(1, 0, 0, 1)); errcode.Of(a.Err) != errcode.StorageError {
+		t.Errorf("append: %v", a.Err)
+	}
+	if p.Leader() != (LeaderHint{}) || p.Earliest() != 0 {
+		t.Errorf("a quarantined replica knows something")
+	}
+}
+
+func TestDamagedFilesQuarantineTheReplicaAlone(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	if a := appended(c.leader(), numbered(1, 0, 0, 1)); a.Err != nil {
+		t.Fatal(a.Err)
+	}
+	c.down(n)
+	marker, err := n.fs.OpenForAppend("/partitions/1001-1/marker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := marker.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := marker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.up(n)
+	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) {
+		t.Fatalf("start: %v", err)
+	}
+	if _, err := n.fs.Stat("/partitions/1001-1/quarantine/marker"); err != nil {
+		t.Errorf("the files were not moved aside: %v", err)
+	}
+}
+
+func TestANewReplicaNeedsAnEmptyDirectory(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	s := c.spec(n, false)
+	s.Shard = 2000
+	if err := n.fs.MkdirAll("/partitions/2000-1/log", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.host.Start(s); !errors.Is(err, ErrLeftovers) {
+		t.Fatalf("start: %v", err)
+	}
+	if _, ok := n.host.Get(2000); ok {
+		t.Error("a replica that did not start is there")
+	}
+}
+
+func TestRemoveDeletesFilesAndRaftLog(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	if a := appended(c.leader(), numbered(1, 0, 0, 1)); a.Err != nil {
+		t.Fatal(a.Err)
+	}
+	if err := n.host.Remove(shardForTest); err != nil {
+		t.Fatal(err)
+	}
+	names, err := n.fs.List("/partitions")
+	if err != nil || len(names) != 0 {
+		t.Errorf("left: %q, %v", names, err)
+	}
+	if n.raft.HasReplica(shardForTest, 1) {
+		t.Error("the Raft log is still there")
+	}
+}
+
+func TestARemovalCutShortByACrashIsFinished(t *testing.T) {
+	fs := vfs.NewMem()
+	if err := fs.MkdirAll("/partitions/1001-1.removed/log", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h := NewHost(Options{FS: fs, Dir: "/partitions"})
+	if names, err := fs.List("/partitions"); err != nil || len(names) != 0 {
+		t.Errorf("left: %q, %v", names, err)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := h.Start(Spec{Shard: 1}); !errors.Is(err, ErrClosed) {
+		t.Errorf("start after close: %v", err)
+	}
+}
