@@ -113,8 +113,11 @@ func (b *Balancer) Start(ctx context.Context) {
 }
 
 // Stop ends the balancer, gives up the moves under way and waits for both.
+// Without Start it does nothing.
 func (b *Balancer) Stop() {
-	b.cancel()
+	if b.cancel != nil {
+		b.cancel()
+	}
 	b.wg.Wait()
 }
 

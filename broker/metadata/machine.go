@@ -56,7 +56,7 @@ func (m *machine) apply(e statemachine.Entry) result {
 	var c command
 	if err := json.Unmarshal(e.Cmd, &c); err != nil {
 		m.image = unchanged
-		return refused(errcode.New(errcode.InvalidRequest, "the metadata command cannot be read: %v", err))
+		return refused(errcode.New(errcode.InvalidRequest, "the metadata command cannot be read"))
 	}
 	if r, done := m.requests.answer(c); done {
 		m.image = unchanged
@@ -107,11 +107,12 @@ func unknownCommand(c command) error {
 		"this node does not know the metadata command %q version %d; upgrade all nodes first", c.Kind, c.Version)
 }
 
-// with decodes c's body for f.
+// with decodes c's body for f. The decoder's own words stay out of the answer:
+// they differ between Go versions, and answers are replicated state.
 func with[B any](f func(*Image, command, B) (result, error), next *Image, c command) (result, error) {
 	var body B
 	if err := json.Unmarshal(c.Body, &body); err != nil {
-		return result{}, errcode.New(errcode.InvalidRequest, "the body of metadata command %q cannot be read: %v", c.Kind, err)
+		return result{}, errcode.New(errcode.InvalidRequest, "the body of metadata command %q cannot be read", c.Kind)
 	}
 	return f(next, c, body)
 }
@@ -159,6 +160,9 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 	if s.Version != snapshotVersion {
 		return fmt.Errorf("the metadata snapshot has version %d and this logbroker reads version %d; start the version that wrote it", s.Version, snapshotVersion)
 	}
+	if err := s.check(); err != nil {
+		return fmt.Errorf("the metadata snapshot contradicts itself: %w", err)
+	}
 	m.image = s.image()
 	m.nextTopic, m.nextShard, m.nextProducer = s.NextTopic, s.NextShard, s.NextProducer
 	m.requests = newRequests()
@@ -173,4 +177,32 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 func (s snapshot) image() *Image {
 	return newImage(Image{Index: s.Index, ClusterID: s.ClusterID, ClusterName: s.ClusterName, Defaults: s.Defaults,
 		nodes: s.Nodes, topics: s.Topics})
+}
+
+// check returns what in s cannot be. It holds what the look-ups rest on: nodes
+// and topics strictly ascending by id, names and shards given once, all below
+// the next ones to be given.
+func (s snapshot) check() error {
+	for i, n := range s.Nodes {
+		if i > 0 && n.ID <= s.Nodes[i-1].ID {
+			return fmt.Errorf("node %d is out of order", n.ID)
+		}
+	}
+	last, names, shards := uint64(0), map[string]bool{}, map[uint64]bool{}
+	for _, t := range s.Topics {
+		if t == nil || t.ID <= last || t.ID >= s.NextTopic || names[t.Name] {
+			return fmt.Errorf("the topic after id %d is out of order or doubled", last)
+		}
+		last, names[t.Name] = t.ID, true
+		for i, p := range t.Partitions {
+			if int(p.ID) != i || p.Shard >= s.NextShard || shards[p.Shard] || len(p.Replicas) == 0 {
+				return fmt.Errorf("partition %d of topic %q is out of order, doubled or empty", i, t.Name)
+			}
+			shards[p.Shard] = true
+		}
+	}
+	if len(s.Requests) > requestsMax {
+		return fmt.Errorf("%d requests are remembered, %d are allowed", len(s.Requests), requestsMax)
+	}
+	return nil
 }

@@ -13,8 +13,9 @@ import (
 )
 
 // propose puts a command through the metadata shard and waits until the local
-// image shows its effect. It tries again, with the same bytes, until ctx ends,
-// so a command must mean the same when it is applied twice. The error is an
+// image shows its effect. It tries again, with the same bytes, until ctx ends
+// (give it a deadline: without a majority nothing else ends it), so a command
+// must mean the same when it is applied twice. The error is an
 // *errcode.Error: the state machine's refusal, or what giveUp says.
 func (s *Store) propose(ctx context.Context, c command, body any) (result, error) {
 	c.TimeMs = s.clock().UnixMilli()
@@ -27,10 +28,16 @@ func (s *Store) propose(ctx context.Context, c command, body any) (result, error
 		}
 		unknown = unknown || errors.Is(err, raftnode.ErrUnknown)
 		s.logger.Debug("metadata proposal failed", slog.String("kind", c.Kind), slog.Any("err", err))
-		if errcode.Of(err) == errcode.ShuttingDown || !s.pause(ctx) {
+		if final(err) || !s.pause(ctx) {
 			return result{}, giveUp(c.Kind, unknown, err)
 		}
 	}
+}
+
+// final says whether another attempt would end the same way.
+func final(err error) bool {
+	code := errcode.Of(err)
+	return code == errcode.ShuttingDown || code == errcode.MessageTooLarge
 }
 
 // attempt proposes once.
@@ -77,8 +84,8 @@ func giveUp(kind string, unknown bool, last error) error {
 	if unknown {
 		return errcode.New(errcode.RequestTimedOut, "%s: no answer from the metadata in time; it may still take effect, a retry with the same request id is safe (%v)", kind, last)
 	}
-	if e := errcode.From(last); e.Code == errcode.ShuttingDown {
-		return e
+	if final(last) {
+		return errcode.From(last)
 	}
 	return errcode.New(errcode.LeaderNotAvailable, "%s: the metadata has no leader, nothing was changed; check that a majority of the nodes is up: logbroker cluster health (%v)", kind, last)
 }
@@ -91,7 +98,7 @@ func (s *Store) Barrier(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if errcode.Of(err) == errcode.ShuttingDown || !s.pause(ctx) {
+		if final(err) || !s.pause(ctx) {
 			return giveUp("reading the metadata", false, err)
 		}
 	}
