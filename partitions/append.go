@@ -88,12 +88,16 @@ func (p *Partition) stampMs() int64 {
 
 // refused gives a proposal that Raft did not take its code. p.mu is held.
 func (p *Partition) refused(err error) error {
-	switch code := errcode.Of(err); code {
-	case errcode.Throttled, errcode.NotEnoughReplicas, errcode.NotLeaderOrFollower:
-		return err
-	default:
+	code := errcode.Of(err)
+	if p.leader == 0 || code == errcode.UnknownServerError {
 		return p.dropped(err)
 	}
+	if code == errcode.Throttled {
+		throttled := errcode.New(code, "%s/%d: %v", p.spec.Topic, p.spec.Partition, err)
+		throttled.RetryAfter = throttleRetryAfter
+		return throttled
+	}
+	return err
 }
 
 // dropped is the definite failure of a proposal that was not refused for load:

@@ -169,7 +169,7 @@ func (a *attendants) retain(all func() []*Partition) {
 			proposed = append(proposed, p.retain()...)
 		}
 		for _, w := range proposed {
-			w.Wait() // whatever came of it: the next pass looks again
+			_, _ = w.Wait() // whatever came of it: the next pass looks again
 		}
 	}
 }

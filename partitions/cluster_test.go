@@ -9,6 +9,7 @@ import (
 
 	"github.com/lni/vfs"
 
+	"logbroker/internal/errcode"
 	"logbroker/internal/raftnode"
 )
 
@@ -177,6 +178,20 @@ func (c *cluster) leader() (p *Partition) {
 	c.t.Helper()
 	until(c.t, 10*time.Second, "a leader serves", func() bool { p = c.serving(); return p != nil })
 	return p
+}
+
+// stored appends r at whoever leads, again until it is stored, as an idempotent
+// producer does.
+func (c *cluster) stored(r AppendRequest) (a AppendResult) {
+	c.t.Helper()
+	until(c.t, 10*time.Second, "stored", func() bool {
+		a = appended(c.leader(), r)
+		if a.Err != nil && !errcode.Of(a.Err).Retriable() {
+			c.t.Fatal(a.Err)
+		}
+		return a.Err == nil
+	})
+	return a
 }
 
 func (c *cluster) nodeOf(p *Partition) *node { return c.nodes[p.spec.Replica-1] }

@@ -3,6 +3,7 @@ package partitions
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/lni/vfs"
 
@@ -87,6 +88,27 @@ func TestAStartedReplicaWithoutItsRaftLogNeverStartsAgain(t *testing.T) {
 	}
 	if p.Leader() != (LeaderHint{}) || p.Earliest() != 0 {
 		t.Errorf("a quarantined replica knows something")
+	}
+}
+
+func TestFilesOlderThanTheRaftLogQuarantineTheReplica(t *testing.T) {
+	c := newCluster(t, 1, func(o *Options) { o.SnapshotBytes = 1000 })
+	n := c.nodes[0]
+	p := c.leader()
+	for i := range 20 {
+		if a := appended(p, batchOf(1, 0, int32(i), 1, 200)); a.Err != nil {
+			t.Fatal(a.Err)
+		}
+	}
+	until(t, 5*time.Second, "a Raft snapshot", func() bool {
+		floor, err := n.raft.AppliedFloor(shardForTest, 1)
+		return err == nil && floor > 0
+	})
+	c.down(n)
+	n.fs = vfs.NewMem() // the data disk is lost, the Raft disk is not
+	c.up(n)
+	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) {
+		t.Fatalf("start: %v", err)
 	}
 }
 

@@ -111,7 +111,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Spec says which replica to start.
+// Spec says which replica to start. Its maps belong to the replica from then on.
 type Spec struct {
 	// Shard and Replica are the Raft ids; neither is ever reused.
 	Shard, Replica uint64

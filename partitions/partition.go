@@ -35,6 +35,8 @@ type Partition struct {
 	snapshotQueued atomic.Bool
 	// snapshotIndex is the applied index at the last Raft snapshot, or at start.
 	snapshotIndex atomic.Uint64
+	// snapshotNotBefore puts off the next one after a failure: Unix nanoseconds.
+	snapshotNotBefore atomic.Int64
 
 	// mu guards the fields below. It is held while a command is handed to Raft's
 	// queue (which fixes its order), never while its outcome is awaited. It is

@@ -26,6 +26,9 @@ const (
 // machine; Raft does it when no worker uses it any more.
 const machineCloseTimeout = 30 * time.Second
 
+// errBehind says that a replica's files are older than its Raft log.
+var errBehind = errors.New("files were lost or put back from a copy")
+
 // openMachine is a state machine that was opened before Raft got it. Raft would
 // end the process where its Open fails; opened by us, a damaged replica is
 // quarantined alone.
@@ -125,7 +128,31 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 		return nil, errors.Join(fmt.Errorf("open the replica in %s: %w", dir, err), m.Close())
 	}
 	m.applied = applied
+	if err := h.checkFloor(p, applied); err != nil {
+		err = errors.Join(err, m.Close())
+		if errors.Is(err, errBehind) {
+			return nil, h.quarantine(p, dir, err)
+		}
+		return nil, err
+	}
 	return m, nil
+}
+
+// checkFloor refuses files that are older than the Raft log: what lies between
+// was compacted away, so they can never be brought up to date from it.
+func (h *Host) checkFloor(p *Partition, applied uint64) error {
+	s := p.spec
+	if !h.options.Node.HasReplica(s.Shard, s.Replica) {
+		return nil
+	}
+	floor, err := h.options.Node.AppliedFloor(s.Shard, s.Replica)
+	if err != nil {
+		return err
+	}
+	if applied < floor {
+		return fmt.Errorf("%w: the files end at index %d, the Raft log begins behind %d", errBehind, applied, floor)
+	}
+	return nil
 }
 
 // startShard hands the replica to Raft.

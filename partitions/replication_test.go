@@ -80,38 +80,31 @@ func (m *ackedProducer) check(t *testing.T, stored []string) {
 }
 
 func TestThreeReplicasAckReadAndAnswerDuplicatesAcrossALeaderTransfer(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
-	first := c.leader()
 	for i := range 20 {
-		if a := appended(first, numbered(1, 0, int32(i), 1)); a.Err != nil || a.BaseOffset != int64(i) {
+		if a := c.stored(numbered(1, 0, int32(i), 1)); a.BaseOffset != int64(i) {
 			t.Fatalf("append %d: %+v", i, a)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	to := c.anotherNode(first)
-	if err := first.TransferLeader(ctx, to.id); err != nil {
-		t.Fatal(err)
-	}
-	second, _ := to.host.Get(shardForTest)
-	until(t, 10*time.Second, "the new leader serves", func() bool { return second.Leader().Serving })
+	first, second := c.handedOver()
 	if a := appended(first, numbered(1, 0, 20, 1)); a.Err == nil || !errcode.Of(a.Err).Retriable() {
 		t.Fatalf("the old leader: %+v", a)
 	}
-	if h := first.Leader(); h.Node != to.id || h.Serving {
+	if h := first.Leader(); h.Node != second.spec.Replica || h.Serving {
 		t.Fatalf("the old leader's hint: %+v", h)
 	}
 	for i := range 20 {
-		if a := appended(second, numbered(1, 0, int32(i), 1)); a.Err != nil || !a.Duplicate || a.BaseOffset != int64(i) {
+		if a := c.stored(numbered(1, 0, int32(i), 1)); !a.Duplicate || a.BaseOffset != int64(i) {
 			t.Fatalf("duplicate of %d: %+v", i, a)
 		}
 	}
 	old := numbered(1, 0, 20, 1)
-	old.Epoch = second.Leader().Epoch - 1
-	if a := appended(second, old); errcode.Of(a.Err) != errcode.FencedLeaderEpoch {
+	old.Epoch = 1
+	if a := appended(c.leader(), old); errcode.Of(a.Err) != errcode.FencedLeaderEpoch {
 		t.Fatalf("a client of the old epoch: %+v", a)
 	}
-	if end, err := second.Latest(ctx); err != nil || end != 20 {
+	if end, err := c.leader().Latest(context.Background()); err != nil || end != 20 {
 		t.Fatalf("latest: %d, %v", end, err)
 	}
 	c.identical()
@@ -122,7 +115,21 @@ func TestThreeReplicasAckReadAndAnswerDuplicatesAcrossALeaderTransfer(t *testing
 	}
 }
 
+// handedOver moves the leadership to another replica and waits until it serves.
+func (c *cluster) handedOver() (from, to *Partition) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	until(c.t, 10*time.Second, "the leader hands over", func() bool {
+		from = c.leader()
+		return from.TransferLeader(ctx, c.anotherNode(from).id) == nil
+	})
+	until(c.t, 10*time.Second, "the new leader serves", func() bool { to = c.serving(); return to != nil && to != from })
+	return from, to
+}
+
 func TestSegmentsAreIdenticalAfterALeaderTransferStorm(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(o *Options) {
 		o.SnapshotBytes, o.ProposeTimeout = 20_000, 300*time.Millisecond
 	})
@@ -144,7 +151,7 @@ func TestSegmentsAreIdenticalAfterALeaderTransferStorm(t *testing.T) {
 	sending.Wait()
 	acked := len(producers[0].offsets)
 	for i := max(0, acked-200); i < acked; i++ { // known, or known as stored
-		if a := appended(c.leader(), numbered(1, 0, int32(i), 1)); a.Err != nil || !a.Duplicate ||
+		if a := c.stored(numbered(1, 0, int32(i), 1)); !a.Duplicate ||
 			a.BaseOffset != producers[0].offsets[i] && a.BaseOffset != -1 {
 			t.Fatalf("duplicate of %d: %+v, acked at %d", i, a, producers[0].offsets[i])
 		}
@@ -185,12 +192,11 @@ func storm(c *cluster, n int) {
 }
 
 func TestWithoutAMajorityEverythingIsAnsweredInTimeAndNothingAcked(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(o *Options) { o.ProposeTimeout = 0 }) // the default
-	p := c.leader()
-	if a := appended(p, numbered(1, 0, 0, 1)); a.Err != nil {
-		t.Fatal(a.Err)
-	}
+	c.stored(numbered(1, 0, 0, 1))
 	c.settled()
+	p := c.leader()
 	for _, n := range c.nodes {
 		if n != c.nodeOf(p) {
 			c.down(n)
@@ -227,19 +233,17 @@ func TestWithoutAMajorityEverythingIsAnsweredInTimeAndNothingAcked(t *testing.T)
 }
 
 func TestRetentionTrimsTheSameOnAllReplicas(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(o *Options) { o.RetentionInterval = 20 * time.Millisecond })
-	p := c.leader()
 	for i := range 100 {
-		if a := appended(p, batchOf(1, 0, int32(i), 1, 200)); a.Err != nil {
-			t.Fatal(a.Err)
-		}
+		c.stored(batchOf(1, 0, int32(i), 1, 200))
 	}
 	altered := c.config
 	altered.RetentionBytes = 10_000
 	for _, n := range c.nodes {
 		n.host.Update(shardForTest, altered)
 	}
-	until(t, 10*time.Second, "trimmed", func() bool { return p.Earliest() > 0 })
+	until(t, 10*time.Second, "trimmed", func() bool { return c.leader().Earliest() > 0 })
 	c.identical()
 	for _, p := range c.running() {
 		if _, err := p.Read(nil, 0, 100); errcode.Of(err) != errcode.OffsetOutOfRange {
@@ -252,6 +256,7 @@ func TestRetentionTrimsTheSameOnAllReplicas(t *testing.T) {
 }
 
 func TestRestartOfAWholeClusterKeepsEverythingAcked(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(o *Options) { o.SnapshotBytes = 5000 })
 	retry := time.NewTicker(5 * time.Millisecond)
 	defer retry.Stop()
@@ -269,13 +274,14 @@ func TestRestartOfAWholeClusterKeepsEverythingAcked(t *testing.T) {
 		m.check(t, readAll(t, p))
 	}
 	for i := 100; i < 150; i++ {
-		if a := appended(c.leader(), numbered(1, 0, int32(i), 1)); a.Err != nil || !a.Duplicate || a.BaseOffset != m.offsets[i] {
+		if a := c.stored(numbered(1, 0, int32(i), 1)); !a.Duplicate || a.BaseOffset != m.offsets[i] {
 			t.Fatalf("duplicate of %d after the restart: %+v", i, a)
 		}
 	}
 }
 
 func TestAReplicaThatWasAwayCatchesUp(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	p := c.leader()
 	away := c.anotherNode(p)

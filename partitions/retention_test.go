@@ -9,7 +9,7 @@ import (
 
 func waitAll(proposed []proposal) {
 	for _, w := range proposed {
-		w.Wait()
+		_, _ = w.Wait()
 	}
 }
 

@@ -13,11 +13,11 @@ import (
 const (
 	// snapshotTimeout bounds one snapshot.
 	snapshotTimeout = time.Minute
-	// snapshotRetryAfter is the pause after a failed one.
+	// snapshotRetryAfter is the least time from a failed one to the next.
 	snapshotRetryAfter = time.Second
 	// compactionOverheadMin is the least number of entries kept behind a
 	// snapshot.
-	compactionOverheadMin = 256
+	compactionOverheadMin = 64
 	// snapshotEntriesMax asks for a snapshot whatever the bytes: entries that
 	// store nothing (duplicates, epochs) fill the Raft log too.
 	snapshotEntriesMax = 200_000
@@ -31,7 +31,10 @@ func (p *Partition) wantSnapshot() {
 	}
 	due := p.machine.BytesSinceMarker() > p.options.SnapshotBytes ||
 		p.machine.AppliedIndex()-p.snapshotIndex.Load() > snapshotEntriesMax
-	if due && p.snapshotQueued.CompareAndSwap(false, true) {
+	if !due || p.options.Clock().UnixNano() < p.snapshotNotBefore.Load() {
+		return
+	}
+	if p.snapshotQueued.CompareAndSwap(false, true) {
 		p.host.snapshotWanted(p)
 	}
 }
@@ -54,11 +57,5 @@ func (p *Partition) snapshot(ctx context.Context) {
 		return
 	}
 	p.logger.Warn("the Raft log could not be compacted; it is tried again", "err", err)
-	pause := time.NewTimer(snapshotRetryAfter)
-	defer pause.Stop()
-	select {
-	case <-pause.C:
-	case <-p.stopping:
-	case <-ctx.Done():
-	}
+	p.snapshotNotBefore.Store(p.options.Clock().Add(snapshotRetryAfter).UnixNano())
 }
