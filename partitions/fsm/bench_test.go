@@ -18,7 +18,7 @@ func BenchmarkUpdate(b *testing.B) {
 	if _, err := f.Open(nil); err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // the directory goes with the test
+	defer f.Close()
 	builder := recordbatch.NewBuilder()
 	for builder.Size() < 64<<10-value {
 		builder.Append(1, nil, make([]byte, value), nil)

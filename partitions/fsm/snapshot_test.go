@@ -255,7 +255,7 @@ func TestASnapshotOfAnotherShardIsRefused(t *testing.T) {
 	if _, err := other.Open(nil); err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() //nolint:errcheck // nothing to lose
+	defer other.Close()
 	f, _ := newDisk(neverCrash).mustOpen(t)
 	if err := f.RecoverFromSnapshot(bytes.NewReader(take(t, other)), nil); err == nil {
 		t.Error("took the state of another partition")
