@@ -111,7 +111,7 @@ func (l *Log) flush() error {
 		return nil
 	}
 	if _, err := l.active.file.Write(l.buf); err != nil {
-		return fmt.Errorf("write %s: %w", l.active.segment.logPath(), err)
+		return fmt.Errorf("write %s: %w", l.active.segment.logPath, err)
 	}
 	l.tail.crc = crc32.Update(l.tail.crc, castagnoli, l.buf)
 	from := l.tail.length - int64(len(l.buf))

@@ -430,3 +430,35 @@ func TestTrimmedFilesGoOnlyBelowADurableStateAndWithoutReaders(t *testing.T) {
 		t.Fatalf("trimmed to %d with %d segments", l.LogStart(), len(l.Segments()))
 	}
 }
+
+// TestReopenOnTheRealFileSystem cuts a real file and goes on behind the cut.
+func TestReopenOnTheRealFileSystem(t *testing.T) {
+	o := Options{Dir: filepath.Join(t.TempDir(), "p"), IndexIntervalBytes: 300}
+	s := newStream(t, rand.New(rand.NewPCG(21, 1)), 120)
+	var st State
+	for life := range 3 {
+		l, err := Open(o, st)
+		must(t, err)
+		if l.End() != st.End || l.LogStart() != st.LogStart {
+			t.Fatalf("life %d: opened [%d, %d), the state is %+v", life, l.LogStart(), l.End(), st)
+		}
+		checkContent(t, s, l)
+		next := s.at(l.End())
+		for i := next; i < next+30; i++ {
+			must(t, s.append(l, i, i+1))
+		}
+		l.Trim(s.entries[next+10].BaseOffset)
+		st, err = l.Sync()
+		must(t, err)
+		must(t, l.RemoveTrimmed())
+		for i := next + 30; i < next+50; i++ { // lost: no marker speaks of them
+			must(t, s.append(l, i, i+1))
+		}
+		must(t, l.Close())
+	}
+	report, err := Verify(storage.OS(), o.Dir, VerifyOptions{State: &st})
+	must(t, err)
+	if len(report.Damage) > 0 {
+		t.Fatal(report.Damage)
+	}
+}

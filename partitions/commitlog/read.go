@@ -77,11 +77,11 @@ func (r *segmentRead) read(dst []byte) ([]byte, error) {
 	for {
 		window = min(window, r.size-at.position)
 		if window < recordbatch.HeaderSize {
-			return dst, damaged(r.segment.logPath(), at.position, "no batch holds offset %d", r.offset)
+			return dst, damaged(r.segment.logPath, at.position, "no batch holds offset %d", r.offset)
 		}
 		dst = slices.Grow(dst, int(window))
 		buf := dst[len(dst) : len(dst)+int(window)]
-		if err := readFull(r.file, r.segment.logPath(), buf, at.position); err != nil {
+		if err := readFull(r.file, r.segment.logPath, buf, at.position); err != nil {
 			return dst, err
 		}
 		skipped, need, err := r.skip(buf, &at)
@@ -148,7 +148,7 @@ func (r *segmentRead) take(buf []byte, at indexEntry) (taken int, err error) {
 			break
 		}
 		if err := b.CheckCRC(); err != nil {
-			return 0, damaged(r.segment.logPath(), at.position, "the batch at offset %d: %v", at.offset, err)
+			return 0, damaged(r.segment.logPath, at.position, "the batch at offset %d: %v", at.offset, err)
 		}
 		at.offset, at.position = b.NextOffset(), at.position+size
 		taken += int(size)
@@ -163,7 +163,7 @@ func (r *segmentRead) take(buf []byte, at indexEntry) (taken int, err error) {
 func (r *segmentRead) frame(b []byte, at indexEntry) (int64, error) {
 	size, reason := frame(b, at.offset, r.size-at.position)
 	if reason != "" {
-		return 0, damaged(r.segment.logPath(), at.position, "the batch at offset %d: %s", at.offset, reason)
+		return 0, damaged(r.segment.logPath, at.position, "the batch at offset %d: %s", at.offset, reason)
 	}
 	return size, nil
 }

@@ -83,8 +83,9 @@ const hintsMax = 8
 // segment is one segment as readers see it.
 type segment struct {
 	*place
-	base int64
-	ext  atomic.Pointer[extent]
+	base    int64
+	logPath string // of the .log
+	ext     atomic.Pointer[extent]
 
 	// mu guards what follows. It is held while the file is opened and the index
 	// loaded or rebuilt, so that this happens once; otherwise only for moments.
@@ -105,12 +106,10 @@ type segment struct {
 }
 
 func newSegment(p *place, x extent) *segment {
-	s := &segment{place: p, base: x.base}
+	s := &segment{place: p, base: x.base, logPath: p.path(x.base, logSuffix)}
 	s.ext.Store(&x)
 	return s
 }
-
-func (s *segment) logPath() string { return s.path(s.base, logSuffix) }
 
 // hold keeps the segment's files on disk until release. It returns false when
 // the segment is dead.
@@ -144,12 +143,12 @@ func (s *segment) acquire() (file storage.File, ok, opened bool, err error) {
 
 // openLocked opens the file and, where the index is not in memory, loads it.
 func (s *segment) openLocked() error {
-	f, err := s.fs.Open(s.logPath())
+	f, err := s.fs.Open(s.logPath)
 	if storage.NotExist(err) {
-		return damaged(s.logPath(), 0, "the file is missing")
+		return damaged(s.logPath, 0, "the file is missing")
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", s.logPath(), err)
+		return fmt.Errorf("open %s: %w", s.logPath, err)
 	}
 	x := s.ext.Load()
 	if !x.resident {
@@ -247,7 +246,7 @@ func (s *segment) closeLocked() {
 		return
 	}
 	if err := s.file.Close(); err != nil {
-		s.logger.Warn("a segment did not close", "file", s.logPath(), "err", err)
+		s.logger.Warn("a segment did not close", "file", s.logPath, "err", err)
 	}
 	s.file, s.entries = nil, nil
 }

@@ -123,18 +123,18 @@ func writeSegment(w io.Writer, s *segment, x *extent, buf []byte) error {
 	if _, err := w.Write(x.encode(nil)); err != nil {
 		return err
 	}
-	file, err := s.fs.Open(s.logPath())
+	file, err := s.fs.Open(s.logPath)
 	if storage.NotExist(err) {
-		return damaged(s.logPath(), 0, "the file is missing")
+		return damaged(s.logPath, 0, "the file is missing")
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", s.logPath(), err)
+		return fmt.Errorf("open %s: %w", s.logPath, err)
 	}
 	defer file.Close() // opened for reading: nothing can be lost by its close
 	var crc uint32
 	for at := int64(0); at < x.length; {
 		chunk := buf[:min(int64(len(buf)), x.length-at)]
-		if err := readFull(file, s.logPath(), chunk, at); err != nil {
+		if err := readFull(file, s.logPath, chunk, at); err != nil {
 			return err
 		}
 		crc = crc32.Update(crc, castagnoli, chunk)
@@ -144,7 +144,7 @@ func writeSegment(w io.Writer, s *segment, x *extent, buf []byte) error {
 		at += int64(len(chunk))
 	}
 	if crc != x.crc {
-		return damaged(s.logPath(), 0, "the checksum of the first %d bytes is %08x, not %08x", x.length, crc, x.crc)
+		return damaged(s.logPath, 0, "the checksum of the first %d bytes is %08x, not %08x", x.length, crc, x.crc)
 	}
 	return nil
 }

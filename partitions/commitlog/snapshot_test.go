@@ -3,8 +3,10 @@ package commitlog
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -162,7 +164,7 @@ func TestADamagedSegmentIsNotSpreadBySnapshots(t *testing.T) {
 
 func TestVerifyWithoutAMarkerReportsATornTail(t *testing.T) {
 	mem := newMem(t)
-	s, st, segments := damageFixture(t, mem)
+	_, st, segments := damageFixture(t, mem)
 	last := segments[len(segments)-1]
 	rewrite(t, mem, mem.PathJoin(dir, fileName(last.Base, logSuffix)), cut(3))
 	report, err := Verify(mem, dir, VerifyOptions{})
@@ -178,7 +180,6 @@ func TestVerifyWithoutAMarkerReportsATornTail(t *testing.T) {
 	if report, err = Verify(mem, dir, VerifyOptions{}); err != nil || len(report.Damage) != 1 {
 		t.Fatalf("with a segment missing: %v, %v", report.Damage, err)
 	}
-	_ = s
 }
 
 func TestVerifyDigestsBelowAnOffset(t *testing.T) {
@@ -206,6 +207,50 @@ func TestVerifyDigestsBelowAnOffset(t *testing.T) {
 	if last := report.Segments[len(report.Segments)-1]; records != last.End {
 		t.Fatalf("%d records up to offset %d", records, last.End)
 	}
+}
+
+// FuzzRestore: whatever comes over the network is restored as a log that opens,
+// or refused.
+func FuzzRestore(f *testing.F) {
+	l := openMem(f, newMem(f), State{})
+	f.Add(snapshot(f, l))
+	for range 3 {
+		one(f, l, 1, 10, 0, 0, Config{SegmentBytes: 100})
+	}
+	f.Add(snapshot(f, l))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		if len(stream) >= snapshotHeaderSize { // a right checksum, so that the fields are met
+			binary.BigEndian.PutUint32(stream[36:], crc32.Checksum(stream[:36], castagnoli))
+		}
+		mem := newMem(t)
+		st, err := Restore(Options{FS: mem, Dir: dir}, bytes.NewReader(stream))
+		if err != nil {
+			return
+		}
+		l, err := Open(Options{FS: mem, Dir: dir}, st)
+		if err != nil {
+			damageOf(t, err)
+			return
+		}
+		must(t, l.Close())
+	})
+}
+
+// FuzzScan: a segment file of any content is walked to its end or named
+// damaged at a position inside it.
+func FuzzScan(f *testing.F) {
+	good := batch(f, 2, 10, 0, 'f')
+	f.Add([]byte(good))
+	f.Add(append(bytes.Clone(good), good...))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		x, err := scanExtent(Options{Dir: dir}.place(), bytes.NewReader(content), 0, int64(len(content)))
+		if err == nil && x.length != int64(len(content)) {
+			t.Fatalf("%d of %d bytes", x.length, len(content))
+		}
+		if err != nil && damageOf(t, err).Position > int64(len(content)) {
+			t.Fatal(err)
+		}
+	})
 }
 
 func BenchmarkAppend64KiB(b *testing.B) {

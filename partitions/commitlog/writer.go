@@ -43,7 +43,7 @@ func openForAppend(p *place, base int64) (storage.File, error) {
 // sync makes the bytes of the .log durable.
 func (w *writer) sync(back *writeBack) error {
 	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", w.segment.logPath(), err)
+		return fmt.Errorf("sync %s: %w", w.segment.logPath, err)
 	}
 	// A write-back that is running may have been told of an error that the Sync
 	// above was then not told of again: the kernel reports each error once per
@@ -82,7 +82,7 @@ func (w *writer) close() error {
 	}
 	w.closed = true
 	if err := w.file.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", w.segment.logPath(), err)
+		return fmt.Errorf("close %s: %w", w.segment.logPath, err)
 	}
 	return nil
 }
@@ -161,7 +161,7 @@ func (b *writeBack) push() {
 		return
 	}
 	if err := storage.WriteBack(w.file, from, to-from); err != nil {
-		b.fail(fmt.Errorf("write back %s: %w", w.segment.logPath(), err))
+		b.fail(fmt.Errorf("write back %s: %w", w.segment.logPath, err))
 	}
 }
 
