@@ -2,12 +2,16 @@ package partitions
 
 import (
 	"errors"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/lni/vfs"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/storage"
 )
 
 func TestOnePartitionOnOneNodeSurvivesAStopAndARestart(t *testing.T) {
@@ -186,5 +190,100 @@ func TestARemovalCutShortByACrashIsFinished(t *testing.T) {
 	}
 	if err := h.Start(Spec{Shard: 1}); !errors.Is(err, ErrClosed) {
 		t.Errorf("start after close: %v", err)
+	}
+}
+
+func TestABadByteInASealedSegmentIsFoundByAReadAndEndsTheService(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	for i := range 50 {
+		c.stored(batchOf(1, 0, int32(i), 1, 200))
+	}
+	c.down(n)
+	flipByte(t, n.fs, firstSegment(t, n.fs))
+	c.restart(n)
+	p := c.leader()
+	if _, err := p.Read(nil, 49, 100); err != nil {
+		t.Fatalf("a sound segment: %v", err)
+	}
+	if r, err := p.Read(nil, 0, 1<<20); errcode.Of(err) != errcode.StorageError || len(r.Data) != 0 {
+		t.Fatalf("the damaged segment: %d bytes, %v", len(r.Data), err)
+	}
+	if s := p.Status(); s.State != StateDamaged || s.Serving || s.Err == "" {
+		t.Errorf("status %+v", s)
+	}
+	if _, err := p.Read(nil, 49, 100); errcode.Of(err) != errcode.StorageError {
+		t.Errorf("a damaged replica still serves: %v", err)
+	}
+	if a := appended(p, numbered(1, 0, 50, 1)); errcode.Of(a.Err) != errcode.StorageError {
+		t.Errorf("append: %v", a.Err)
+	}
+}
+
+// firstSegment returns the path of the replica's oldest segment.
+func firstSegment(t *testing.T, fs *vfs.MemFS) string {
+	t.Helper()
+	var found []string
+	for dirs := []string{"/partitions"}; len(dirs) > 0; dirs = dirs[1:] {
+		names, err := fs.List(dirs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			path := fs.PathJoin(dirs[0], name)
+			info, err := fs.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case info.IsDir():
+				dirs = append(dirs, path)
+			case strings.HasSuffix(name, ".log"):
+				found = append(found, path)
+			}
+		}
+	}
+	slices.Sort(found)
+	if len(found) < 2 {
+		t.Fatalf("segments %q: none is sealed", found)
+	}
+	return found[0]
+}
+
+func flipByte(t *testing.T, fs *vfs.MemFS, path string) {
+	t.Helper()
+	data, err := storage.ReadFile(fs, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 0x40
+	if err := storage.WriteFileAtomic(fs, path, data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLeadershipIsToldByTheNodeThatServes(t *testing.T) {
+	var mu sync.Mutex
+	var leading []Leadership
+	c := newCluster(t, 3, func(o *Options) {
+		o.OnLeadership = func(l Leadership) {
+			mu.Lock()
+			defer mu.Unlock()
+			leading = append(leading, l)
+		}
+	})
+	last := func() (l Leadership) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(leading) > 0 {
+			l = leading[len(leading)-1]
+		}
+		return l
+	}
+	until(t, 5*time.Second, "told", func() bool { return last().Leading && last().Shard == shardForTest })
+	c.leader()
+	c.stop()
+	if l := last(); l.Leading || l.Topic != "orders" || l.TopicID != 7 {
+		t.Fatalf("last told: %+v", l)
 	}
 }
