@@ -112,7 +112,9 @@ func (b *batch) message(l client.Leader) []byte {
 // cancel ends all attempts: nothing that still comes for them matters.
 func (b *batch) cancel() {
 	for i, c := range b.calls {
-		c.Cancel()
+		if c != nil {
+			c.Cancel()
+		}
 		b.calls[i] = nil
 	}
 	b.calls = b.calls[:0]

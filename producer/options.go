@@ -45,6 +45,8 @@ type options struct {
 	maxInFlight     int
 	compression     Compression
 	partitioner     Partitioner
+	// attemptFirst is the time-out of a batch's first attempt; it doubles.
+	attemptFirst time.Duration
 }
 
 func defaultOptions() options {
@@ -58,6 +60,7 @@ func defaultOptions() options {
 		maxInFlight:     DefaultMaxInFlight,
 		compression:     Zstd,
 		partitioner:     DefaultPartitioner,
+		attemptFirst:    1500 * time.Millisecond,
 	}
 }
 

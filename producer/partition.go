@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"logbroker/internal/client"
 	"logbroker/internal/protocol"
 	"logbroker/internal/recordbatch"
 )
@@ -36,7 +35,7 @@ type partition struct {
 
 	// What follows belongs to the partition's goroutine (sender.go).
 	w         window
-	conn      *client.Conn // of the attempts under way
+	conn      conn // of the attempts under way
 	taken     []event
 	failures  int       // rounds since the last success
 	notBefore time.Time // nothing is sent before

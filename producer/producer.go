@@ -46,8 +46,10 @@ type Receipt struct {
 // Producer sends records to a cluster. Its methods may be called from any
 // number of goroutines.
 type Producer struct {
-	options  options
-	client   *client.Client
+	options options
+	client  *client.Client
+	// conn returns the connection for requests to a node.
+	conn     func(node uint64) conn
 	identity protocol.ProducerIDReply
 	// deliveryTimeout is the option, capped by the cluster; renewAfter is the
 	// silence after which a partition takes a new epoch: half the expiry.
@@ -96,6 +98,11 @@ func New(ctx context.Context, servers []string, opts ...Option) (*Producer, erro
 	return start(c, o, *identity), nil
 }
 
+// conn is what a partition sends on: a *client.Conn.
+type conn interface {
+	Call(client.Request, client.Handler) (*client.Call, error)
+}
+
 func start(c *client.Client, o options, identity protocol.ProducerIDReply) *Producer {
 	p := &Producer{
 		options: o, client: c, identity: identity,
@@ -103,6 +110,7 @@ func start(c *client.Client, o options, identity protocol.ProducerIDReply) *Prod
 		budget: newBudget(o.bufferBytes), completer: newCompleter(),
 		stop: make(chan struct{}), ended: make(chan struct{}),
 	}
+	p.conn = func(node uint64) conn { return c.Conn(node) }
 	p.topics.byName = make(map[string]*topic)
 	if identity.Window > 0 {
 		p.options.maxInFlight = min(o.maxInFlight, identity.Window)

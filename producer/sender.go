@@ -13,7 +13,6 @@ import (
 
 // Times of attempts and retries.
 const (
-	attemptFirst  = 1500 * time.Millisecond
 	attemptMost   = 10 * time.Second
 	retrySpaceMin = 20 * time.Millisecond
 	retrySpaceMax = time.Second
@@ -272,7 +271,7 @@ func (q *partition) fill(now time.Time) {
 // steady reports whether the next batch may go out beside those under way. It
 // may not when it would travel another connection: it could overtake them.
 func (q *partition) steady() bool {
-	conn := q.p.client.Conn(q.route().Node)
+	conn := q.p.conn(q.route().Node)
 	if q.w.settled() {
 		q.conn = conn
 	}
@@ -317,7 +316,7 @@ func (q *partition) renew(now time.Time) bool {
 func (q *partition) send(e *entry, now time.Time) bool {
 	leader := q.route()
 	if q.w.settled() { // else it stays on the connection of what is under way
-		q.conn = q.p.client.Conn(leader.Node)
+		q.conn = q.p.conn(leader.Node)
 	}
 	e.serial++
 	e.attempts++
@@ -326,7 +325,7 @@ func (q *partition) send(e *entry, now time.Time) bool {
 	call, err := q.conn.Call(client.Request{
 		Subject: q.subject,
 		Payload: e.b.message(leader),
-		Timeout: min(attemptFirst<<min(e.attempts-1, 8), attemptMost),
+		Timeout: min(q.p.options.attemptFirst<<min(e.attempts-1, 8), attemptMost),
 	}, func(data []byte, err error) { q.onReply(uid, serial, leader, data, err) })
 	if err != nil {
 		o := failed(err)
