@@ -59,6 +59,7 @@ func Layers() map[string]Rule {
 			Never: []string{nats, natsServer, "logbroker/partitions"}},
 		"internal/raftnode/chantransport": {Own: []string{"internal/raftnode"}, Third: []string{dragonboat}},
 		"internal/client":                 {Own: []string{"internal/protocol"}, Third: []string{nats, "github.com/nats-io/nuid"}, Never: neverInClients},
+		"internal/client/clienttest":      {Own: []string{"internal/protocol", "internal/recordbatch", "partitions/producerstate"}, Third: []string{nats, natsServer}},
 		"producer":                        {Own: []string{"internal/client", "internal/protocol", "internal/recordbatch"}, Third: []string{nats}, Never: neverInClients},
 		"consumer":                        {Own: []string{"internal/client", "internal/protocol", "internal/recordbatch"}, Third: []string{nats}, Never: neverInClients},
 		"partitions/commitlog":            {Own: []string{"internal/recordbatch", "internal/storage"}, Third: []string{"golang.org/x/sys"}, Never: []string{dragonboat, nats}},
