@@ -217,7 +217,7 @@ func New(o Options) *Handler {
 // Workers of the pools. A fetch worker holds one reply's buffer, so
 // fetchWorkers × about 1 MiB bounds the memory of replies being read.
 const (
-	fetchWorkers      = 32
+	fetchWorkers      = 64
 	offsetsWorkers    = 64
 	offsetsWaitingMax = 4096
 	metadataWorkers   = 8

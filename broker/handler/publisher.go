@@ -130,10 +130,11 @@ func (p *publisher) laneOf(m *message) *lane {
 	if l, ok := p.lanes[laneKey{m.topic.ID, last}]; ok && l.open(m) != nil {
 		return l
 	}
-	next := last
-	for range n {
-		next = (next + 1) % int32(n)
-		if _, _, ok := p.h.options.Leaders.Leader(m.topic.Partitions[next].Shard); ok {
+	next := (last + 1) % int32(n)
+	for i := range n {
+		candidate := (last + 1 + int32(i)) % int32(n)
+		if _, _, ok := p.h.options.Leaders.Leader(m.topic.Partitions[candidate].Shard); ok {
+			next = candidate
 			break
 		}
 	}
