@@ -127,22 +127,18 @@ func (h *Host) withdraw(shard uint64) {
 // and its files are closed. Appends in flight end as unknown. ErrNotFound where
 // there is none.
 func (h *Host) Stop(shard uint64) error {
-	_, err := h.stop(shard)
-	return err
-}
-
-func (h *Host) stop(shard uint64) (Spec, error) {
-	r, err := h.takeForStop(shard)
+	r, err := h.take(shard)
 	if err != nil {
-		return Spec{}, err
+		return err
 	}
 	defer h.release(shard)
 	err = h.stopReplica(r)
 	h.withdraw(shard)
-	return r.spec, err
+	return err
 }
 
-func (h *Host) takeForStop(shard uint64) (*replica, error) {
+// take reserves a replica to stop it.
+func (h *Host) take(shard uint64) (*replica, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r, ok := h.replicas[shard]
@@ -156,33 +152,45 @@ func (h *Host) takeForStop(shard uint64) (*replica, error) {
 // stopReplica refuses new work, has Raft end the proposals in flight, and waits
 // for the goroutines and for the state machine.
 func (h *Host) stopReplica(r *replica) error {
-	r.refuse(StateStopped, nil)
-	if r.machine == nil {
+	var err error
+	if !r.stopped() { // else a removal failed half-way and is tried again
+		r.refuse(StateStopped, nil)
+		if r.machine != nil {
+			err = h.options.Node.Stop(r.spec.Shard)
+		}
 		r.finish()
-		return nil
 	}
-	err := h.options.Node.Stop(r.spec.Shard)
-	r.finish()
-	return errors.Join(err, r.machine.waitClosed())
+	if r.machine != nil {
+		err = errors.Join(err, r.machine.waitClosed())
+	}
+	return err
 }
 
 // Remove stops the replica of shard and deletes its files and its Raft log, for
-// a topic that was deleted or a replica that was taken out of its shard. A crash
-// in between leaves a directory that NewHost removes.
+// a topic that was deleted or a replica that was taken out of its shard. After
+// an error it may be called again. A crash in between leaves a directory that
+// NewHost removes, or a Raft log that nothing uses.
 func (h *Host) Remove(shard uint64) error {
-	s, err := h.stop(shard)
+	r, err := h.take(shard)
 	if err != nil {
 		return err
 	}
-	if err := h.removeDirectory(h.directory(s)); err != nil {
+	defer h.release(shard)
+	if err := h.stopReplica(r); err != nil {
 		return err
 	}
-	if !h.options.Node.HasReplica(shard, s.Replica) {
-		return nil
+	if err := h.removeDirectory(h.directory(r.spec)); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
-	defer cancel()
-	return h.options.Node.RemoveData(ctx, shard, s.Replica)
+	if h.options.Node.HasReplica(shard, r.spec.Replica) {
+		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+		defer cancel()
+		if err := h.options.Node.RemoveData(ctx, shard, r.spec.Replica); err != nil {
+			return err
+		}
+	}
+	h.withdraw(shard)
+	return nil
 }
 
 // Update gives the replica of shard its topic's new configuration. The leader

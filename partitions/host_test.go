@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,43 @@ func TestRemoveDeletesFilesAndRaftLog(t *testing.T) {
 	}
 	if n.raft.HasReplica(shardForTest, 1) {
 		t.Error("the Raft log is still there")
+	}
+}
+
+// failingFS does not remove while told so.
+type failingFS struct {
+	*vfs.MemFS
+	fail atomic.Bool
+}
+
+func (f *failingFS) RemoveAll(name string) error {
+	if f.fail.Load() {
+		return errors.New("remove failed for the test")
+	}
+	return f.MemFS.RemoveAll(name)
+}
+
+func TestARemovalThatFailedCanBeTriedAgain(t *testing.T) {
+	fs := &failingFS{MemFS: vfs.NewMem()}
+	if err := fs.MkdirAll("/partitions", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, 1, func(o *Options) { o.FS = fs })
+	n := c.nodes[0]
+	c.stored(numbered(1, 0, 0, 1))
+	fs.fail.Store(true)
+	if err := n.host.Remove(shardForTest); err == nil {
+		t.Fatal("removed though nothing can be removed")
+	}
+	fs.fail.Store(false)
+	if err := n.host.Remove(shardForTest); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := fs.List("/partitions"); err != nil || len(names) != 0 || n.raft.HasReplica(shardForTest, 1) {
+		t.Errorf("left: %q, %v", names, err)
+	}
+	if err := n.host.Remove(shardForTest); !errors.Is(err, ErrNotFound) {
+		t.Errorf("removed twice: %v", err)
 	}
 }
 

@@ -90,6 +90,10 @@ func (h *Host) prepare(p *Partition) (*openMachine, error) {
 		if err := h.checkEmpty(dir); err != nil {
 			return nil, err
 		}
+		// The parent's own name must survive a power cut too.
+		if err := storage.MkdirAll(fs, h.options.Dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := storage.MkdirAll(fs, dir); err != nil {
 		return nil, err
@@ -209,15 +213,16 @@ func (h *Host) moveAside(dir string) error {
 // half of it can pass for a replica's directory.
 func (h *Host) removeDirectory(dir string) error {
 	fs := h.options.FS
-	if _, err := fs.Stat(dir); storage.NotExist(err) {
-		return nil
-	}
 	removed := dir + removedSuffix
-	if err := fs.Rename(dir, removed); err != nil {
-		return fmt.Errorf("rename %s to remove it: %w", dir, err)
-	}
-	if err := storage.SyncDir(fs, h.options.Dir); err != nil {
-		return err
+	if _, err := fs.Stat(dir); err == nil {
+		if err := fs.Rename(dir, removed); err != nil {
+			return fmt.Errorf("rename %s to remove it: %w", dir, err)
+		}
+		if err := storage.SyncDir(fs, h.options.Dir); err != nil {
+			return err
+		}
+	} else if !storage.NotExist(err) {
+		return fmt.Errorf("stat %s to remove it: %w", dir, err)
 	}
 	if err := fs.RemoveAll(removed); err != nil {
 		return fmt.Errorf("remove %s: %w", removed, err)
