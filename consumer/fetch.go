@@ -14,9 +14,7 @@ import (
 )
 
 const (
-	// replyTimeout is how long the next reply of a stream may take beyond the
-	// time the broker may wait for data.
-	replyTimeout  = 2 * time.Second
+	rangeTimeout  = 6 * time.Second
 	retrySpaceMin = 20 * time.Millisecond
 	retrySpaceMax = time.Second
 	// creditMin is the least credit worth a request, in bytes.
@@ -197,7 +195,7 @@ func (f *fetcher) gone(ctx context.Context) bool {
 // outOfRange applies the range policy. nil means: go on.
 func (f *fetcher) outOfRange(ctx context.Context, q fetch, refusal error) error {
 	r := f.r
-	ctx, cancel := context.WithTimeout(ctx, 3*replyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, rangeTimeout)
 	defer cancel()
 	// Asked again, with a barrier: a replica that lags must not move anybody.
 	latest, err := r.client.Offsets(ctx, r.topic, r.partition, protocol.TimestampLatest)
@@ -285,7 +283,7 @@ func (f *fetcher) do(ctx context.Context, q fetch) (some bool, err error) {
 	}
 	s := &stream{news: make(chan struct{}, 1)}
 	call, err := r.client.Conn(q.leader.Node).Call(client.Request{
-		Subject: r.subject, Payload: req.Append(nil), Stream: true, Timeout: r.options.maxWait + replyTimeout,
+		Subject: r.subject, Payload: req.Append(nil), Stream: true, Timeout: r.options.maxWait + r.options.replyTimeout,
 	}, s.put)
 	if err != nil {
 		return false, err

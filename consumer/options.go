@@ -47,6 +47,9 @@ type options struct {
 	policy        RangePolicy
 	prefetchBytes int
 	maxWait       time.Duration
+	// replyTimeout is how long the next reply of a stream may take beyond the
+	// time the broker may wait for data.
+	replyTimeout time.Duration
 }
 
 func defaultOptions() options {
@@ -57,6 +60,7 @@ func defaultOptions() options {
 		policy:        RangeError,
 		prefetchBytes: DefaultPrefetchBytes,
 		maxWait:       DefaultMaxWait,
+		replyTimeout:  2 * time.Second,
 	}
 }
 

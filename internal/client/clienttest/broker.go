@@ -106,6 +106,14 @@ func (b *Broker) stop() {
 	b.waiting.Wait()
 }
 
+// publish sends as node n; a stopped node says nothing.
+func (b *Broker) publish(n *node, to string, data []byte) {
+	b.mu.Lock()
+	nc := n.nc
+	b.mu.Unlock()
+	_ = nc.Publish(to, data)
+}
+
 // spawn runs f on a goroutine that stop waits for; f ends with b.closed.
 func (b *Broker) spawn(f func()) {
 	b.mu.Lock()
@@ -147,7 +155,9 @@ func (b *Broker) run(n *node) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.mu.Lock()
 	n.srv, n.nc = srv, nc
+	b.mu.Unlock()
 	b.subscribeControl(n)
 	if err := nc.Flush(); err != nil {
 		b.t.Fatal(err)

@@ -50,7 +50,7 @@ func (b *Broker) answerControl(n *node, m *nats.Msg) {
 		b.t.Error(err)
 		return
 	}
-	_ = n.nc.Publish(m.Reply, out) // a stopped node says nothing
+	b.publish(n, m.Reply, out)
 }
 
 func (b *Broker) producerID() protocol.ProducerIDReply {

@@ -90,9 +90,9 @@ func (b *Broker) send(n *node, to string, data []byte, fault Fault) {
 		return
 	}
 	publish := func() {
-		_ = n.nc.Publish(to, data) // a stopped node says nothing
+		b.publish(n, to, data)
 		if fault.Twice {
-			_ = n.nc.Publish(to, data)
+			b.publish(n, to, data)
 		}
 	}
 	if fault.Hold == nil {
