@@ -19,7 +19,7 @@ func main() {
 
 func newRoot() *cobra.Command {
 	root := cli.Group("logbrokerd", "A replicated, append-only message log broker",
-		newStart(), newDev(), newDemo(), newConfig(), newVersion())
+		newStart(), newDev(), newDemo(), newConfig(), newStorage(), newVersion())
 	root.Long = "logbrokerd runs a node of logbroker, a replicated, append-only message log broker.\n" +
 		"Try it: logbrokerd dev"
 	return root

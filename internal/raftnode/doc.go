@@ -15,8 +15,10 @@
 //
 // Files: options.go (what is configured and why), node.go (life of a Node and
 // its replicas), propose.go, read.go, membership.go, leader.go (leader events),
-// endpoint.go + frame.go + transport.go (the TCP port and its wire), registry.go
-// (incarnation to address), logstore.go + shardstate.go (what stands between
-// dragonboat and the tan log store), fs.go (nothing preallocated, no host name
-// on disk), logger.go, metrics.go.
+// endpoint.go, frame.go and transport.go (the TCP port and its wire),
+// transfer.go (leader transfers under load), registry.go (incarnation to
+// address), logstore.go (what stands between dragonboat and the tan log store),
+// fs.go (nothing preallocated, no host name on disk), identity.go (whose
+// directory it is), logger.go, metrics.go. Package chantransport replaces the
+// network in deterministic tests.
 package raftnode

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -43,8 +44,8 @@ const (
 	HandshakeBytesMax      = 64 << 10
 	handshakeFrameBytesMax = HandshakeBytesMax + 16
 
-	// A connection keeps a buffer up to this size between frames.
-	keptBufferBytes = 1 << 20
+	// A buffer up to this size goes back to the pool; batches are seldom larger.
+	pooledBytesMax = 8 << 20
 	// A frame's body is read in steps that double from this size, so that a
 	// length alone (a lie, perhaps) allocates next to nothing.
 	firstReadBytes = 256 << 10
@@ -58,6 +59,19 @@ const (
 	writeTimeout    = 10 * time.Second // per step of a write
 	writeStepBytes  = 1 << 20
 )
+
+// frameBuffers holds the buffers of frames being sent and received. They are
+// shared by all connections: a busy connection's frames are megabytes, most
+// connections are idle, and which is which changes.
+var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func getFrameBuffer() *[]byte { return frameBuffers.Get().(*[]byte) }
+
+func putFrameBuffer(b *[]byte) {
+	if cap(*b) <= pooledBytesMax {
+		frameBuffers.Put(b)
+	}
+}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -96,20 +110,18 @@ type frameReader struct {
 	conn     net.Conn
 	in       *bufio.Reader
 	bytesMax int
-	buf      []byte // reused between frames, len == cap
+	buf      *[]byte // of the frame being read or handled; len == cap
 }
 
 func newFrameReader(conn net.Conn, bytesMax int) *frameReader {
 	return &frameReader{conn: conn, in: bufio.NewReaderSize(conn, 32<<10), bytesMax: bytesMax}
 }
 
-// next returns the next body, valid until the next call. It waits for the first
-// byte without a limit, for the rest of the frame within bodyTimeout a step.
-// io.EOF means the peer closed between two frames.
+// next returns the next body, valid until the next call or until done. It waits
+// for the first byte without a limit, for the rest of the frame within
+// bodyTimeout a step. io.EOF means the peer closed between two frames.
 func (r *frameReader) next() ([]byte, error) {
-	if cap(r.buf) > keptBufferBytes {
-		r.buf = nil
-	}
+	r.done()
 	if _, err := r.in.Peek(1); err != nil {
 		return nil, err
 	}
@@ -134,26 +146,31 @@ func (r *frameReader) next() ([]byte, error) {
 	return body, r.conn.SetReadDeadline(time.Time{})
 }
 
-// body reads length bytes into r.buf.
+// done gives the last frame's buffer back.
+func (r *frameReader) done() {
+	if r.buf != nil {
+		putFrameBuffer(r.buf)
+		r.buf = nil
+	}
+}
+
+// body reads length bytes. The buffer grows with what has arrived.
 func (r *frameReader) body(length int) ([]byte, error) {
-	for have := 0; have < length || have == 0; {
-		if want := min(length, max(firstReadBytes, 2*have)); want > len(r.buf) {
+	r.buf = getFrameBuffer()
+	for have := 0; have < length; {
+		if want := min(length, max(firstReadBytes, 2*have)); want > len(*r.buf) {
 			grown := make([]byte, want)
-			copy(grown, r.buf[:have])
-			r.buf = grown
+			copy(grown, (*r.buf)[:have])
+			*r.buf = grown
 		}
-		step := r.buf[have:min(length, len(r.buf))]
-		if have > 0 {
-			if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-				return nil, err
-			}
+		if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+			return nil, err
 		}
+		step := (*r.buf)[have:min(length, len(*r.buf))]
 		if _, err := io.ReadFull(r.in, step); err != nil {
 			return nil, err
 		}
-		if have += len(step); have == length {
-			break
-		}
+		have += len(step)
 	}
-	return r.buf[:length], nil
+	return (*r.buf)[:length], nil
 }

@@ -71,6 +71,7 @@ func Open(e *Endpoint, o Options) (*Node, error) {
 		}
 		transport, address = &tcpFactory{endpoint: e, options: o}, e.Addr()
 	}
+	transport = transferFactory{transport, time.Duration(o.ElectionRTT) * o.RTT * 3 / 4}
 	syncs := newSyncStats()
 	files, err := newHostFS(o, syncs)
 	if err != nil {

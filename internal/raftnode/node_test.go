@@ -121,6 +121,39 @@ func TestLeaderTransferLosesNothingAcknowledgedAndRefusalsAreDefinite(t *testing
 	}
 }
 
+// The election time-out is 1.5 s here: a transfer that waits for it is seen.
+func TestLeaderTransferUnderLoadDoesNotWaitForAnElectionTimeout(t *testing.T) {
+	c := newCluster(t, 3, func(n *testNode, _ *EndpointOptions) { n.options.ElectionRTT = 300 })
+	var o outcomes
+	for _, n := range c.nodes {
+		c.start(n, Shard{ID: testShard, Members: c.members()})
+	}
+	from := c.leader(testShard)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range 4 {
+		for _, n := range c.nodes {
+			wg.Go(func() { proposeUntil(t, n, w*10+int(n.id), stop, &o) })
+		}
+	}
+	for range 6 {
+		before := len(from.list(t, testShard))
+		eventually(t, "load", func() bool { return len(from.list(t, testShard)) > before+50 })
+		to := c.followers(from)[0]
+		begin := time.Now()
+		if err := from.node.Transfer(testShard, to.id); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "leader transfer", func() bool { id, _, ok := to.node.Leader(testShard); return ok && id == to.id })
+		if took := time.Since(begin); took > 750*time.Millisecond {
+			t.Errorf("transfer took %v", took)
+		}
+		from = to
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func proposeUntil(t *testing.T, n *testNode, writer int, stop <-chan struct{}, o *outcomes) {
 	const window = 16
 	type sent struct {

@@ -116,6 +116,7 @@ func (t *tcpTransport) release(conn net.Conn) {
 // receiveMessages serves one peer's stream of message batches.
 func (t *tcpTransport) receiveMessages(conn net.Conn) error {
 	frames := newFrameReader(conn, messageFrameBytesMax)
+	defer frames.done()
 	for {
 		body, err := frames.next()
 		if err != nil {
@@ -129,6 +130,7 @@ func (t *tcpTransport) receiveMessages(conn net.Conn) error {
 		if err := t.check(&batch); err != nil {
 			return err
 		}
+		frames.done()
 		t.messages(batch)
 	}
 }
@@ -170,6 +172,7 @@ func travels(t pb.MessageType) bool {
 // receiveSnapshot serves one snapshot's stream of chunks.
 func (t *tcpTransport) receiveSnapshot(conn net.Conn) error {
 	frames := newFrameReader(conn, snapshotFrameBytesMax)
+	defer frames.done()
 	for {
 		body, err := frames.next()
 		if err != nil {
@@ -224,7 +227,6 @@ func (t *tcpTransport) GetSnapshotConnection(ctx context.Context, target string)
 // outgoing is a connection that this node opened. One goroutine writes.
 type outgoing struct {
 	conn net.Conn
-	buf  []byte // the frame, reused
 	stop func() bool
 	gone chan struct{} // closed when the peer has closed, or the connection is
 }
@@ -258,33 +260,26 @@ func (c *outgoing) close() {
 	_ = c.conn.Close()
 }
 
-// frame returns the reused buffer for a body of up to bodyMax bytes.
-func (c *outgoing) frame(bodyMax int) []byte {
-	if need := frameHeaderBytes + bodyMax; cap(c.buf) < need {
-		c.buf = make([]byte, max(need, 64<<10))
-	}
-	return c.buf[:cap(c.buf)]
-}
-
-// send marshals m behind the header and writes the frame.
+// send marshals m behind the header and writes the frame. bodyMax bounds m's
+// marshalled size.
 func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
 	select {
 	case <-c.gone:
 		return net.ErrClosed
 	default:
 	}
-	buf := c.frame(bodyMax)
-	n, err := m.MarshalTo(buf[frameHeaderBytes:])
+	buf := getFrameBuffer()
+	defer putFrameBuffer(buf)
+	if need := frameHeaderBytes + bodyMax; len(*buf) < need {
+		*buf = make([]byte, max(need, 64<<10))
+	}
+	n, err := m.MarshalTo((*buf)[frameHeaderBytes:])
 	if err != nil {
 		return err
 	}
-	frame := buf[:frameHeaderBytes+n]
+	frame := (*buf)[:frameHeaderBytes+n]
 	sealFrame(frame)
-	err = writeFrame(c.conn, frame)
-	if cap(c.buf) > keptBufferBytes {
-		c.buf = nil
-	}
-	return err
+	return writeFrame(c.conn, frame)
 }
 
 // messageConnection sends message batches.

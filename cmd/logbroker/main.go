@@ -1,0 +1,110 @@
+// Command logbroker is the client command line of logbroker: topics, records in
+// and out, the cluster's state, and files that help to run it. It speaks to
+// brokers through internal/client, producer and consumer and holds no broker
+// code; running one is logbrokerd.
+//
+// Start at newRoot, then app (what commands share), then produce.go and
+// consume.go, the two that move data.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"logbroker/internal/buildinfo"
+	"logbroker/internal/cli"
+)
+
+func main() {
+	// A write to a closed pipe must be an error that commands end with, not a
+	// signal that kills a producer with records under way.
+	signal.Ignore(syscall.SIGPIPE)
+	a := newApp()
+	os.Exit(cli.Run(newRoot(a), os.Args[1:], a.stdout, a.stderr))
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := cli.Group("logbroker", "The client of logbroker, a replicated, append-only message log",
+		newTopic(a), newCluster(a), newRaft(a), newGroupCommands(), newProfile(a), newDebug(), newGenerate(a), newVersion(a))
+	root.Long = "logbroker talks to a logbroker cluster: it creates topics, produces and consumes records, and shows the cluster's state.\n" +
+		"No cluster yet? Start one on this machine: logbrokerd dev"
+	a.globals.register(root.PersistentFlags())
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout) // the completion commands take it when they are made
+	root.InitDefaultCompletionCmd()
+	strictCompletion(root)
+	endQuietlyWithStdout(root)
+	return root
+}
+
+// strictCompletion makes cobra's completion command a group like the others:
+// without a shell it prints its help, with an unknown one it fails.
+func strictCompletion(root *cobra.Command) {
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			group := cli.Group(cmd.Use, cmd.Short)
+			cmd.Args, cmd.RunE = group.Args, group.RunE
+			for _, shell := range cmd.Commands() {
+				shell.Args = cli.Args(cobra.NoArgs)
+			}
+		}
+	}
+}
+
+// endQuietlyWithStdout makes every command succeed when whoever read its output
+// has gone, as in `logbroker topic list | head -1`.
+func endQuietlyWithStdout(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error { return quietIfStdoutClosed(run(cmd, args)) }
+	}
+	for _, sub := range cmd.Commands() {
+		endQuietlyWithStdout(sub)
+	}
+}
+
+func newVersion(a *app) *cobra.Command {
+	var short bool
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print version, revision and platform of this command", Args: cli.Args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			info := buildinfo.Read()
+			if short {
+				_, err := fmt.Fprintln(a.stdout, info.Version)
+				return err
+			}
+			return a.emit(&info, func(t *table) {
+				t.printf("logbroker %s (revision %s, %s, %s)\n", info.Version, info.Revision, info.Go, info.Platform)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&short, "short", false, "print the version only")
+	return cmd
+}
+
+func newDebug() *cobra.Command {
+	return cli.Group("debug", "Collect what a bug report needs (not built yet)",
+		notBuilt("bundle", "Collect logs, metrics and state into one file (not built yet)", "logbroker debug bundle"))
+}
+
+// newGroupCommands are the commands of consumer groups, which come later.
+func newGroupCommands() *cobra.Command {
+	return cli.Group("group", "Consumer groups (not built yet)",
+		notBuilt("list", "List consumer groups (not built yet)", "logbroker group list"),
+		notBuilt("describe GROUP", "Show a group's members, offsets and lag (not built yet)", "logbroker group describe"),
+		notBuilt("seek GROUP", "Move a group's committed offsets (not built yet)", "logbroker group seek"),
+		notBuilt("delete GROUP", "Delete a group (not built yet)", "logbroker group delete"))
+}
+
+// notBuilt is a command that only says that it does not exist yet, whatever its
+// arguments and flags.
+func notBuilt(use, short, what string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		RunE:               func(*cobra.Command, []string) error { return cli.NotBuilt(what) },
+	}
+}
