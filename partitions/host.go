@@ -2,7 +2,6 @@ package partitions
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -169,7 +168,7 @@ func (h *Host) stopReplica(r *replica) error {
 // Remove stops the replica of shard and deletes its files and its Raft log, for
 // a topic that was deleted or a replica that was taken out of its shard. After
 // an error it may be called again. A crash in between leaves a directory that
-// NewHost removes, or a Raft log that nothing uses.
+// NewHost removes, or what Leftovers lists.
 func (h *Host) Remove(shard uint64) error {
 	r, err := h.take(shard)
 	if err != nil {
@@ -182,12 +181,8 @@ func (h *Host) Remove(shard uint64) error {
 	if err := h.removeDirectory(h.directory(r.spec)); err != nil {
 		return err
 	}
-	if h.options.Node.HasReplica(shard, r.spec.Replica) {
-		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
-		defer cancel()
-		if err := h.options.Node.RemoveData(ctx, shard, r.spec.Replica); err != nil {
-			return err
-		}
+	if err := h.removeRaftLog(shard, r.spec.Replica); err != nil {
+		return err
 	}
 	h.withdraw(shard)
 	return nil

@@ -177,6 +177,30 @@ func TestRemoveDeletesFilesAndRaftLog(t *testing.T) {
 	}
 }
 
+func TestLeftoversOfATopicDeletedWhileTheNodeWasDownCanBeDiscarded(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	c.stored(numbered(1, 0, 0, 1))
+	if err := n.host.Discard(ReplicaKey{Shard: shardForTest, Replica: 1}); !errors.Is(err, ErrStarted) {
+		t.Fatalf("discard of a running replica: %v", err)
+	}
+	if left, err := n.host.Leftovers(); err != nil || len(left) != 0 {
+		t.Fatalf("leftovers %v, %v", left, err)
+	}
+	c.down(n)
+	c.up(n)
+	left, err := n.host.Leftovers()
+	if err != nil || len(left) != 1 || left[0] != (ReplicaKey{Shard: shardForTest, Replica: 1}) {
+		t.Fatalf("leftovers %v, %v", left, err)
+	}
+	if err := n.host.Discard(left[0]); err != nil {
+		t.Fatal(err)
+	}
+	if left, err = n.host.Leftovers(); err != nil || len(left) != 0 || n.raft.HasReplica(shardForTest, 1) {
+		t.Fatalf("leftovers %v, %v", left, err)
+	}
+}
+
 // failingFS does not remove while told so.
 type failingFS struct {
 	*vfs.MemFS
@@ -244,9 +268,12 @@ func TestABadByteInASealedSegmentIsFoundByAReadAndEndsTheService(t *testing.T) {
 	if _, err := p.Read(nil, 49, 100); err != nil {
 		t.Fatalf("a sound segment: %v", err)
 	}
+	woken := make(chan struct{})
+	p.WaitFor(1000, func() { close(woken) })
 	if r, err := p.Read(nil, 0, 1<<20); errcode.Of(err) != errcode.StorageError || len(r.Data) != 0 {
 		t.Fatalf("the damaged segment: %d bytes, %v", len(r.Data), err)
 	}
+	<-woken
 	if s := p.Status(); s.State != StateDamaged || s.Serving || s.Err == "" {
 		t.Errorf("status %+v", s)
 	}

@@ -106,6 +106,7 @@ func (p *Partition) readError(err error) error {
 	case errors.Is(err, commitlog.ErrDamaged):
 		p.logger.Error("a read found damage; the replica serves nothing any more, replace it", "err", err)
 		p.refuse(StateDamaged, err)
+		p.waiters.wakeAll()
 	default:
 		p.logger.Error("a read failed", "err", err)
 	}

@@ -66,7 +66,7 @@ func (m *openMachine) waitClosed() error {
 }
 
 func (h *Host) directory(s Spec) string {
-	return h.options.FS.PathJoin(h.options.Dir, fmt.Sprintf("%d-%d", s.Shard, s.Replica))
+	return h.options.FS.PathJoin(h.options.Dir, ReplicaKey{Shard: s.Shard, Replica: s.Replica}.directory())
 }
 
 // prepare decides whether the replica may run, and opens its state machine.

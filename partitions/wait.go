@@ -120,7 +120,7 @@ func (h *waiterHeap) Pop() any {
 }
 
 // WaitFor calls wake once: when the high watermark is above offset, or when the
-// replica stops. wake must not block; it is called from the goroutine that
+// replica stops or turns out to be damaged. wake must not block; it is called from the goroutine that
 // applies, or from WaitFor itself where the offset can be read already. cancel
 // withdraws the wait; wake may still be running when it returns.
 func (p *Partition) WaitFor(offset int64, wake func()) (cancel func()) {
