@@ -78,10 +78,11 @@ func Layers() map[string]Rule {
 		"broker": {Own: []string{"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol"}, Third: []string{"github.com/google/uuid", vfs}},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
-		"internal/cluster": {Own: []string{"broker", "config"}},
-		"cmd/logbrokerd": {Own: []string{"broker", "config", "partitions/commitlog", "partitions/fsm", "internal/storage"},
+		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
+		"internal/cluster": {Own: []string{"broker", "config", "internal/client", "internal/protocol"}},
+		"cmd/logbrokerd": {Own: []string{"broker", "internal/cli", "config", "partitions/commitlog", "partitions/fsm", "internal/storage"},
 			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term"}},
-		"cmd/logbroker": {Own: []string{"producer", "consumer", "internal/client", "internal/protocol"},
+		"cmd/logbroker": {Own: []string{"internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
 			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term", "gopkg.in/yaml.v3"}, Never: neverInClients},
 	}
 }

@@ -63,7 +63,8 @@ func Args(check cobra.PositionalArgs) cobra.PositionalArgs {
 // Group returns a command that only has subcommands: alone it prints its help,
 // with an unknown subcommand it fails.
 func Group(use, short string, subcommands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short}
+	// Without ArbitraryArgs cobra would refuse them for a root in its own words.
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
