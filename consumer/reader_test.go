@@ -65,7 +65,7 @@ func mustRead(t testing.TB, r *Reader, first, end int64) {
 	t.Helper()
 	ctx := within(t)
 	for next := first; next < end; {
-		recs, err := r.Poll(ctx, 1+rand.IntN(7))
+		recs, err := r.Poll(ctx, int(min(1+rand.Int64N(7), end-next)))
 		if err != nil {
 			t.Fatalf("at %d: %v", next, err)
 		}

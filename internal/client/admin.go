@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 
+	"github.com/nats-io/nuid"
+
 	"logbroker/internal/protocol"
 )
 
@@ -13,8 +15,12 @@ type Admin struct{ c *Client }
 func (c *Client) Admin() Admin { return Admin{c} }
 
 // CreateTopic creates a topic and returns it once every partition has a leader.
+// A request without id gets one, so that a repeat is recognised.
 func (a Admin) CreateTopic(ctx context.Context, r protocol.TopicCreateRequest) (*protocol.TopicDescription, error) {
 	r.Version = protocol.ControlVersion
+	if r.RequestID == "" {
+		r.RequestID = nuid.Next()
+	}
 	return control[protocol.TopicDescription](ctx, a.c, protocol.VerbTopicCreate, r)
 }
 
