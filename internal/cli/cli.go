@@ -76,10 +76,40 @@ func Group(use, short string, subcommands ...*cobra.Command) *cobra.Command {
 }
 
 func unknown(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = suggestionsDistance
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		return Usage("unknown command %q for %q; did you mean %s?", name, cmd.CommandPath(), strings.Join(near, " or "))
 	}
 	return Usage("unknown command %q for %q; see %s --help", name, cmd.CommandPath(), cmd.CommandPath())
+}
+
+// suggestionsDistance is how many letters a name may be off to be suggested.
+const suggestionsDistance = 2
+
+// strict makes cobra's own commands, help and completion, refuse what they do
+// not know like every other command.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Run = nil
+			cmd.RunE = func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return Usage("there is no help about %q; see %s --help", strings.Join(args, " "), root.CommandPath())
+				}
+				return about.Help()
+			}
+		case "completion":
+			group := Group(cmd.Use, cmd.Short)
+			cmd.Args, cmd.RunE = group.Args, group.RunE
+			for _, shell := range cmd.Commands() {
+				shell.Args = Args(cobra.NoArgs)
+			}
+		}
+	}
 }
 
 // Run executes root with args and returns the exit code. SIGINT and SIGTERM end
@@ -92,15 +122,15 @@ func Run(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 		stop()
 	}()
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SuggestionsMinimumDistance = 2
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return Usage("%w; see %s --help", err, cmd.CommandPath())
 	})
+	strict(root)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	if err == nil || errors.Is(err, ErrOutputClosed) {
 		return ExitOK
 	}
 	var coded *ExitError
@@ -113,9 +143,30 @@ func Run(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	return coded.Code
 }
 
-// IsTerminal reports whether w is a terminal: only then colours and progress
-// are shown.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// ErrOutputClosed: whoever read the output has gone, as in `… | head -1`. Run
+// takes it as a success and says nothing.
+var ErrOutputClosed = errors.New("the output is closed")
+
+// Output is a standard stream whose writes fail with ErrOutputClosed once
+// nobody reads any more. For stdout that needs SIGPIPE to be ignored, or the
+// signal ends the process first.
+type Output struct{ *os.File }
+
+// Write writes p. Errors: ErrOutputClosed, the file's.
+func (o Output) Write(p []byte) (int, error) {
+	n, err := o.File.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = ErrOutputClosed
+	}
+	return n, err
+}
+
+// IsTerminal reports whether stream, an *os.File or an Output, is a terminal:
+// only then colours and progress are shown, and questions asked.
+func IsTerminal(stream any) bool {
+	if o, ok := stream.(Output); ok {
+		stream = o.File
+	}
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
