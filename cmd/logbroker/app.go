@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,8 +79,8 @@ type cluster struct {
 
 func newApp() *app {
 	return &app{
-		stdin: os.Stdin, stdout: stdout{os.Stdout}, stderr: os.Stderr,
-		stdinTerminal: isTerminal(os.Stdin), stdoutTerminal: cli.IsTerminal(os.Stdout), stderrTerminal: cli.IsTerminal(os.Stderr),
+		stdin: os.Stdin, stdout: cli.Output{File: os.Stdout}, stderr: os.Stderr,
+		stdinTerminal: cli.IsTerminal(os.Stdin), stdoutTerminal: cli.IsTerminal(os.Stdout), stderrTerminal: cli.IsTerminal(os.Stderr),
 		getenv: os.Getenv, configDir: userConfigDir, now: time.Now, watchEvery: 500 * time.Millisecond,
 		dial: func(ctx context.Context, c connection) (backend, error) {
 			conn, err := client.Dial(ctx, c.servers, client.Options{Name: "logbroker", TLS: c.tls, Logger: c.logger, RequestTimeout: c.timeout})
@@ -101,8 +99,6 @@ func newApp() *app {
 		},
 	}
 }
-
-func isTerminal(f *os.File) bool { return cli.IsTerminal(f) }
 
 // userConfigDir is $XDG_CONFIG_HOME, else ~/.config, on every system.
 func userConfigDir() (string, error) {
@@ -163,26 +159,4 @@ func (a *app) ask(cmd *cobra.Command, fn func(ctx context.Context, b backend) er
 	}
 	defer b.Close()
 	return explain(fn(ctx, b))
-}
-
-// stdout is the process's standard output. Its writes fail with errStdoutClosed
-// once nobody reads any more.
-type stdout struct{ file *os.File }
-
-// errStdoutClosed: whoever read the output has gone. Commands end, and succeed.
-var errStdoutClosed = errors.New("standard output is closed")
-
-func (s stdout) Write(p []byte) (int, error) {
-	n, err := s.file.Write(p)
-	if errors.Is(err, syscall.EPIPE) {
-		err = errStdoutClosed
-	}
-	return n, err
-}
-
-func quietIfStdoutClosed(err error) error {
-	if errors.Is(err, errStdoutClosed) {
-		return nil
-	}
-	return err
 }

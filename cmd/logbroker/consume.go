@@ -30,7 +30,7 @@ type consumeFlags struct {
 func newConsume(a *app) *cobra.Command {
 	var flags consumeFlags
 	cmd := &cobra.Command{
-		Use: "consume TOPIC", Short: "Print records, by default of all partitions and what comes from now on",
+		Use: "consume TOPIC", Short: "Print records, by default from the start of all partitions, and what comes",
 		Long: "Print records as JSON lines, or by -f. The order within a partition is kept.\n\n" +
 			"--from: start, end, an offset, +N (after the start), -N (before the end), @TIME (RFC 3339, ms since 1970, or @-15m).\n" +
 			"-f verbs: %t topic, %p partition, %o offset, %k key, %v value, %h headers as k:v,k:v, %d timestamp in ms;\n" +
@@ -47,7 +47,7 @@ func newConsume(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&flags.from, "from", "end", "where to begin")
+	f.StringVar(&flags.from, "from", "start", "where to begin")
 	f.Int64VarP(&flags.count, "num", "n", 0, "end after so many records (default: never)")
 	f.StringVarP(&flags.group, "group", "g", "", "consumer group (not built yet)")
 	f.Int32SliceVarP(&flags.partitions, "partition", "p", nil, "partitions to read (default: all)")
@@ -129,6 +129,9 @@ func (c *consuming) run(ctx context.Context) error {
 	err = c.readAll(reading, spans)
 	outErr := c.out.close()
 	progress.close()
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = nil // interrupted, which is how a tail ends
+	}
 	switch {
 	case outErr != nil:
 		return outErr
@@ -192,7 +195,7 @@ func (c *consuming) readAll(ctx context.Context, spans []span) error {
 		})
 	}
 	all.Wait()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, errEnough) && !interrupted(err) {
+	if err := context.Cause(ctx); !errors.Is(err, errEnough) {
 		return err
 	}
 	return nil
@@ -220,7 +223,7 @@ func (c *consuming) readPartition(ctx context.Context, s span, partitions int) e
 	var text []byte
 	for {
 		records, err := c.poll(ctx, r, s)
-		if err != nil || records == nil {
+		if err != nil || len(records) == 0 {
 			return ignoreEnd(ctx, err)
 		}
 		ended := false

@@ -14,7 +14,7 @@ import (
 // that have an exit code already stay as they are.
 func explain(err error) error {
 	var done *cli.ExitError
-	if err == nil || errors.As(err, &done) || errors.Is(err, errStdoutClosed) {
+	if err == nil || errors.As(err, &done) || errors.Is(err, cli.ErrOutputClosed) {
 		return err
 	}
 	var refused *errcode.Error

@@ -34,36 +34,7 @@ func newRoot(a *app) *cobra.Command {
 		"No cluster yet? Start one on this machine: logbrokerd dev"
 	a.globals.register(root.PersistentFlags())
 	root.SetIn(a.stdin)
-	root.SetOut(a.stdout) // the completion commands take it when they are made
-	root.InitDefaultCompletionCmd()
-	strictCompletion(root)
-	endQuietlyWithStdout(root)
 	return root
-}
-
-// strictCompletion makes cobra's completion command a group like the others:
-// without a shell it prints its help, with an unknown one it fails.
-func strictCompletion(root *cobra.Command) {
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "completion" {
-			group := cli.Group(cmd.Use, cmd.Short)
-			cmd.Args, cmd.RunE = group.Args, group.RunE
-			for _, shell := range cmd.Commands() {
-				shell.Args = cli.Args(cobra.NoArgs)
-			}
-		}
-	}
-}
-
-// endQuietlyWithStdout makes every command succeed when whoever read its output
-// has gone, as in `logbroker topic list | head -1`.
-func endQuietlyWithStdout(cmd *cobra.Command) {
-	if run := cmd.RunE; run != nil {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error { return quietIfStdoutClosed(run(cmd, args)) }
-	}
-	for _, sub := range cmd.Commands() {
-		endQuietlyWithStdout(sub)
-	}
 }
 
 func newVersion(a *app) *cobra.Command {

@@ -229,8 +229,10 @@ func (p *producing) sendAll(ctx context.Context) error {
 	lines := newLineReader(p.app.stdin, p.format.terminator, p.format.lines)
 	// A record that was read is sent whatever becomes of ctx.
 	sendCtx := context.WithoutCancel(ctx)
+	ctx, p.faults.stop = context.WithCancel(ctx)
+	defer p.faults.stop()
 	var r inputRecord
-	for !p.faults.fatal.Load() {
+	for {
 		line, err := lines.next(ctx)
 		switch {
 		case errors.Is(err, errRecordTooLong):
@@ -248,8 +250,10 @@ func (p *producing) sendAll(ctx context.Context) error {
 		if err := p.send(sendCtx, lines.line, &r); err != nil {
 			return fmt.Errorf("line %d: %w", lines.line, explain(err))
 		}
+		if p.faults.fatal.Load() {
+			return nil
+		}
 	}
-	return nil
 }
 
 // send hands one record over. It waits while the producer's buffer is full, and
@@ -310,7 +314,7 @@ func (p *producing) outcome(inputErr, closeErr, ackErr error) error {
 	} else if closeErr != nil {
 		errs = append(errs, closeErr)
 	}
-	if ackErr != nil && !errors.Is(ackErr, errStdoutClosed) {
+	if ackErr != nil && !errors.Is(ackErr, cli.ErrOutputClosed) {
 		errs = append(errs, fmt.Errorf("writing acks: %w", ackErr))
 	}
 	switch len(errs) {
@@ -333,6 +337,7 @@ const faultsShown = 10
 type faults struct {
 	// fatal says that going on makes no sense: the fault is not the record's own.
 	fatal atomic.Bool
+	stop  func() // ends the reading of input that may never come
 
 	mu    sync.Mutex // guards what follows
 	count int64
@@ -345,6 +350,7 @@ func (f *faults) add(a *app, line int64, err error) {
 	own := ofRecord(err)
 	if !own {
 		f.fatal.Store(true)
+		f.stop()
 	}
 	named := fmt.Errorf("line %d: %s", line, faultText(err))
 	f.mu.Lock()
