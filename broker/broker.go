@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"logbroker/broker/handler"
 	"logbroker/broker/httpadmin"
@@ -23,6 +24,9 @@ import (
 	"logbroker/internal/storage"
 	"logbroker/partitions"
 )
+
+// startLogPeriod is how often a node that is not ready says why.
+const startLogPeriod = 5 * time.Second
 
 // Options configures a Broker.
 type Options struct {
@@ -72,17 +76,13 @@ type Broker struct {
 	// running owns the goroutines of the node itself; stopRunning ends them.
 	running     sync.WaitGroup
 	stopRunning context.CancelFunc
-
-	failOnce sync.Once
-	failed   chan struct{}
-	failure  error // valid after failed is closed
 }
 
 // New takes the node's directories and its Raft port. It starts nothing. An
 // error is one line that says what is wrong with the configuration, a directory
 // or a port.
 func New(o Options) (*Broker, error) {
-	b := &Broker{config: o.Config, logger: o.Logger, metrics: metrics.New(), leaders: metadata.NewLeaders(), failed: make(chan struct{})}
+	b := &Broker{config: o.Config, logger: o.Logger, metrics: metrics.New(), leaders: metadata.NewLeaders()}
 	b.notReady("starting")
 	var err error
 	if b.certs, err = loadCertificates(o.Config.TLS); err != nil {
@@ -130,32 +130,13 @@ func (b *Broker) Info() Info {
 	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), DataDir: b.dirs.data}
 }
 
-// Failed is closed when the node cannot go on; Err says why.
-func (b *Broker) Failed() <-chan struct{} { return b.failed }
-
-// Err returns why the node failed, nil while it has not.
-func (b *Broker) Err() error {
-	select {
-	case <-b.failed:
-		return b.failure
-	default:
-		return nil
-	}
-}
-
-func (b *Broker) fail(err error) {
-	b.failOnce.Do(func() {
-		b.failure = err
-		close(b.failed)
-	})
-}
-
 // Start starts the parts in order and returns when the node is ready: it
 // belongs to a cluster, the metadata shard has a leader, and clients are served.
 // After an error call Stop.
 func (b *Broker) Start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	b.stopRunning = stop
+	b.running.Go(func() { b.sayWhatIsMissing(background) })
 	for _, step := range []struct {
 		name  string
 		start func(context.Context) error
@@ -175,6 +156,25 @@ func (b *Broker) Start(ctx context.Context) error {
 	b.goFollow(background)
 	b.unready.Store(nil)
 	return nil
+}
+
+// sayWhatIsMissing logs now and then what a start still waits for. It ends once
+// the node is ready, or with ctx.
+func (b *Broker) sayWhatIsMissing(ctx context.Context) {
+	ticker := time.NewTicker(startLogPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		reason := b.unready.Load()
+		if reason == nil {
+			return
+		}
+		b.logger.Info("still starting", "step", *reason)
+	}
 }
 
 // startHTTP comes first, so that probes can tell what a starting node waits for.

@@ -31,8 +31,7 @@ type LocalOptions struct {
 
 // Local is a cluster of several nodes in this process.
 type Local struct {
-	nodes  []*Broker
-	failed chan error
+	nodes []*Broker
 }
 
 // StartLocal starts a cluster and returns when every node is ready.
@@ -41,7 +40,7 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Local{failed: make(chan error, len(configs))}
+	l := &Local{}
 	founders := []string{}
 	for _, c := range configs {
 		node, err := New(Options{Config: c, Logger: o.Logger.With("node", c.Cluster.NodeID)})
@@ -53,14 +52,6 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	}
 	if err := l.startAll(ctx, founders); err != nil {
 		return nil, errors.Join(anyPortHint(err), l.Stop(ctx))
-	}
-	for _, node := range l.nodes {
-		go func() { // ends when the node fails or stops
-			<-node.Failed()
-			if err := node.Err(); err != nil {
-				l.failed <- err
-			}
-		}()
 	}
 	return l, nil
 }
@@ -98,9 +89,6 @@ func (l *Local) Infos() []Info {
 
 // Node returns node i, counted from 0.
 func (l *Local) Node(i int) *Broker { return l.nodes[i] }
-
-// Failed delivers the error of a node that failed.
-func (l *Local) Failed() <-chan error { return l.failed }
 
 // Stop stops all nodes at once.
 func (l *Local) Stop(ctx context.Context) error {

@@ -217,11 +217,11 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 func (r *rig) stop() {
 	r.refuse(StateStopped, nil)
 	r.finish()
+	r.attendants.endBackground()
+	r.attendants.wait() // a snapshot too: Raft would not close the machine beside it
 	if err := r.machine.Close(); err != nil {
 		r.t.Error(err)
 	}
-	r.attendants.endBackground()
-	r.attendants.wait()
 }
 
 // lead makes the replica Raft leader in term and waits until it serves.

@@ -128,8 +128,7 @@ func TestControlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 
 func TestRule7ErrorsCarryCodeMessageAndRetriable(t *testing.T) {
 	f := newFleet(t, 1)
-	f.topic("orders", 1, 1)
-	f.leaders.LostAll(1)
+	f.replica(1, f.topic("orders", 1, 1).Partitions[0].Shard).setLeader(partitions.LeaderHint{})
 	answers := make(chan []byte, 1)
 	f.peers[1].Control(PlaneAdmin, protocol.VerbTopicTrim, []byte(`{"name":"orders","partition":0,"offset":0}`), func(b []byte) { answers <- b })
 	var e protocol.Envelope[json.RawMessage]

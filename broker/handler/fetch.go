@@ -56,6 +56,9 @@ func (f *fetch) begin(r PartitionRequest) error {
 	if f.req, err = protocol.DecodeFetchRequest(r.Payload); err != nil {
 		return err
 	}
+	if err := exactly(r.Payload, protocol.FetchRequestSize); err != nil {
+		return err
+	}
 	if f.target, err = h.resolve(r.Topic, f.req.TopicID, r.Partition); err != nil {
 		return err
 	}

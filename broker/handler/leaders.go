@@ -2,8 +2,10 @@ package handler
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
@@ -17,7 +19,7 @@ func (h *Handler) transferLeader(ctx context.Context, req protocol.TransferLeade
 	if err != nil {
 		return nil, err
 	}
-	leader, _, _ := h.options.Leaders.Leader(p.Shard)
+	leader := h.leaderNow(ctx, p)
 	to := req.To
 	if to == 0 {
 		to = h.otherReplica(p, leader)
@@ -32,6 +34,41 @@ func (h *Handler) transferLeader(ctx context.Context, req protocol.TransferLeade
 	}
 	ask := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: p.Shard, To: to}
 	return &protocol.Empty{}, h.callLeader(ctx, t.Name, p, protocol.VerbNodeTransfer, ask, &protocol.Empty{})
+}
+
+// leaderNow returns the node that says that it leads p, 0 where none does. The
+// leaders table may be late; a verb that acts on the answer asks.
+func (h *Handler) leaderNow(ctx context.Context, p *metadata.Partition) uint64 {
+	v := h.gather(ctx, p.Nodes(), []uint64{p.Shard})
+	node, _ := v.leader(p.Shard)
+	return node
+}
+
+// callLeader asks the node that leads p, and asks again for about
+// Options.PeerTimeout where the leadership is just moving. All refusals of a
+// node that does not lead are definite.
+func (h *Handler) callLeader(ctx context.Context, topic string, p *metadata.Partition, name string, req, reply any) error {
+	waiting, cancel := context.WithTimeout(ctx, h.options.PeerTimeout)
+	defer cancel()
+	for {
+		var err error
+		if node := h.leaderNow(ctx, p); node != 0 {
+			err = h.call(ctx, node, name, req, reply)
+		} else {
+			err = &errcode.Error{Code: errcode.LeaderNotAvailable, RetryAfter: leaderlessRetryAfter,
+				Message: fmt.Sprintf("%s/%d has no serving leader; retry, or see `logbroker cluster health`", topic, p.ID)}
+		}
+		switch errcode.Of(err) {
+		case errcode.NotLeaderOrFollower, errcode.LeaderNotAvailable:
+		default:
+			return err
+		}
+		select {
+		case <-time.After(leaderlessRetryAfter):
+		case <-waiting.Done():
+			return err
+		}
+	}
 }
 
 // otherReplica returns a node that holds p, is alive and does not lead; the

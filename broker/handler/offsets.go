@@ -43,6 +43,9 @@ func (h *Handler) offsets(r PartitionRequest, reply *protocol.OffsetsReply) (tar
 	if err != nil {
 		return target{}, err
 	}
+	if err := exactly(r.Payload, protocol.OffsetsRequestSize); err != nil {
+		return target{}, err
+	}
 	reply.TopicID = req.TopicID
 	t, err := h.resolve(r.Topic, req.TopicID, r.Partition)
 	if err != nil {
@@ -65,6 +68,14 @@ func (h *Handler) offsets(r PartitionRequest, reply *protocol.OffsetsReply) (tar
 		reply.Offset, reply.TimestampMs, err = t.replica.OffsetForTimestamp(ctx, req.TimestampMs)
 	}
 	return t, err
+}
+
+// exactly refuses a request that is longer than its version says.
+func exactly(payload []byte, size int) error {
+	if len(payload) != size {
+		return errcode.New(errcode.InvalidRequest, "the request has %d bytes, version %d has %d", len(payload), protocol.Version, size)
+	}
+	return nil
 }
 
 // checkLeader refuses what only the serving leader may answer. A client that

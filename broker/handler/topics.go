@@ -193,14 +193,3 @@ func (h *Handler) topicTrim(ctx context.Context, req protocol.TopicTrimRequest) 
 	}
 	return reply, nil
 }
-
-// callLeader asks the node that leads p.
-func (h *Handler) callLeader(ctx context.Context, topic string, p *metadata.Partition, name string, req, reply any) error {
-	node, _, ok := h.options.Leaders.Leader(p.Shard)
-	if !ok {
-		e := errcode.New(errcode.LeaderNotAvailable, "%s/%d has no leader that node %d knows; retry", topic, p.ID, h.options.NodeID)
-		e.RetryAfter = leaderlessRetryAfter
-		return e
-	}
-	return h.call(ctx, node, name, req, reply)
-}

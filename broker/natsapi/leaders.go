@@ -161,7 +161,9 @@ func (l *leaders) onBroadcast(m *nats.Msg) {
 	}
 }
 
-func (l *leaders) silence() time.Duration { return silentBroadcasts * l.s.options.FullBroadcastInterval }
+func (l *leaders) silence() time.Duration {
+	return silentBroadcasts * l.s.options.FullBroadcastInterval
+}
 
 // forgetSilent tells the table that nodes which fell silent lead nothing.
 func (l *leaders) forgetSilent() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 )
 
@@ -35,10 +36,17 @@ func (l *natsLogger) fatal() string {
 }
 
 func (l *natsLogger) Noticef(format string, v ...any) { l.log(slog.LevelDebug, format, v) }
-func (l *natsLogger) Warnf(format string, v ...any)   { l.log(slog.LevelWarn, format, v) }
 func (l *natsLogger) Errorf(format string, v ...any)  { l.log(slog.LevelError, format, v) }
 func (l *natsLogger) Debugf(format string, v ...any)  { l.log(slog.LevelDebug-1, format, v) }
 func (l *natsLogger) Tracef(format string, v ...any)  { l.log(slog.LevelDebug-2, format, v) }
+
+// Warnf drops the advice to store passwords hashed: the only one there is, is
+// random and never leaves the process.
+func (l *natsLogger) Warnf(format string, v ...any) {
+	if !strings.HasPrefix(format, "Plaintext passwords") {
+		l.log(slog.LevelWarn, format, v)
+	}
+}
 
 func (l *natsLogger) Fatalf(format string, v ...any) {
 	line := fmt.Sprintf(format, v...)

@@ -140,7 +140,7 @@ type Server struct {
 	control, gateway *nats.Conn
 	produce, fetch   []*nats.Conn
 
-	partitions *partitions
+	partitions *ledPartitions
 	sender     *sender
 	leaders    *leaders
 
@@ -157,7 +157,7 @@ func New(o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{options: o, logger: o.Logger.With(slog.Uint64("node", o.NodeID)), password: rand.Text()}
 	s.refused.logger = s.logger
-	s.partitions = newPartitions(s)
+	s.partitions = newLedPartitions(s)
 	s.sender = newSender(s)
 	s.leaders = newLeaders(s)
 	return s

@@ -40,14 +40,14 @@ type pending struct{ messages, bytes int }
 func producePending() pending { return pending{16 << 10, 64 << 20} }
 func smallPending() pending   { return pending{64 << 10, 16 << 20} }
 
-// partitions holds the subscriptions of the partitions that this node leads,
+// ledPartitions holds the subscriptions of the partitions that this node leads,
 // or led a moment ago.
 //
 // They are plain subscriptions, never queue groups: during a leader change a
 // queue group would give half of the requests to the old leader alone. And
 // they outlive the leadership: a request that meets no subscription is lost
 // silently, but the old leader's refusal names the new one.
-type partitions struct {
+type ledPartitions struct {
 	s *Server
 	// mu guards what follows and the fields of each entry.
 	mu      sync.Mutex
@@ -64,12 +64,12 @@ type entry struct {
 	linger *time.Timer
 }
 
-func newPartitions(s *Server) *partitions {
-	return &partitions{s: s, entries: make(map[uint64]*entry)}
+func newLedPartitions(s *Server) *ledPartitions {
+	return &ledPartitions{s: s, entries: make(map[uint64]*entry)}
 }
 
 // start subscribes for what was learned before there were connections.
-func (p *partitions) start() {
+func (p *ledPartitions) start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.started = true
@@ -79,7 +79,7 @@ func (p *partitions) start() {
 }
 
 // stop makes subscriptions stay as they are until their connections close.
-func (p *partitions) stop() {
+func (p *ledPartitions) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopped = true
@@ -92,7 +92,7 @@ func (p *partitions) stop() {
 
 // set takes the news and reports whether the server was started, so that there
 // is a core to be told.
-func (p *partitions) set(l Leadership) (started bool) {
+func (p *ledPartitions) set(l Leadership) (started bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
@@ -121,7 +121,7 @@ func (p *partitions) set(l Leadership) (started bool) {
 }
 
 // expire ends the subscriptions of a partition that has not been led again.
-func (p *partitions) expire(shard uint64, e *entry) {
+func (p *ledPartitions) expire(shard uint64, e *entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped || e.Leading || p.entries[shard] != e {
@@ -137,7 +137,7 @@ func (p *partitions) expire(shard uint64, e *entry) {
 
 // subscribe makes e's subscriptions where they are missing. p.mu is held:
 // subscribing writes into a buffer and waits for nobody.
-func (p *partitions) subscribe(e *entry) {
+func (p *ledPartitions) subscribe(e *entry) {
 	if !p.started || len(e.subs) > 0 {
 		return
 	}

@@ -89,12 +89,8 @@ func (o *devOptions) runInProcess(cmd *cobra.Command, base config.Config) error 
 	if err := o.announce(cmd, ready, time.Since(began)); err != nil {
 		return stopLocal(local, base, err)
 	}
-	select {
-	case <-cmd.Context().Done():
-		return stopLocal(local, base, nil)
-	case err := <-local.Failed():
-		return stopLocal(local, base, err)
-	}
+	<-cmd.Context().Done()
+	return stopLocal(local, base, nil)
 }
 
 func stopLocal(local *broker.Local, base config.Config, cause error) error {

@@ -52,12 +52,8 @@ func runNode(cmd *cobra.Command, c config.Config, readyFile string) error {
 	}
 	logger.Info("ready", "version", buildinfo.Read().Version, "client", info.ClientURL, "http", info.HTTPURL, "raft", info.RaftAddr,
 		"data_dir", info.DataDir, "ready_in", time.Since(began).Round(time.Millisecond).String())
-	select {
-	case <-cmd.Context().Done():
-		return stopped(node, c, nil)
-	case <-node.Failed():
-		return stopped(node, c, node.Err())
-	}
+	<-cmd.Context().Done()
+	return stopped(node, c, nil)
 }
 
 // stopped stops the node within the drain time-out and returns the first error.

@@ -58,7 +58,11 @@ func benchmarkPropose(b *testing.B, size int) {
 	dir := b.TempDir()
 	leaders := make([]*testNode, benchShards)
 	for i := range leaders {
-		leaders[i] = c.foundAppending(b, dir, uint64(1001+i), c.nodes[i%3])
+		c.foundAppending(b, dir, uint64(1001+i))
+	}
+	for i := range leaders {
+		leaders[i] = c.nodes[i%3]
+		c.prefer(b, uint64(1001+i), leaders[i])
 	}
 	inFlight := 16 << 20 / size / benchShards
 	if size < 64<<10 {
@@ -90,7 +94,7 @@ func benchmarkPropose(b *testing.B, size int) {
 	b.ReportMetric(float64(spent.Microseconds())/float64(max(syncs, 1)), "µs/fsync")
 }
 
-func (c *testCluster) foundAppending(b *testing.B, dir string, shard uint64, preferred *testNode) *testNode {
+func (c *testCluster) foundAppending(b *testing.B, dir string, shard uint64) {
 	for _, n := range c.nodes {
 		file, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d-%d", shard, n.id)))
 		if err != nil {
@@ -102,14 +106,17 @@ func (c *testCluster) foundAppending(b *testing.B, dir string, shard uint64, pre
 			b.Fatal(err)
 		}
 	}
+}
+
+// prefer moves the shard's leader to n.
+func (c *testCluster) prefer(b *testing.B, shard uint64, n *testNode) {
 	eventually(b, "preferred leader", func() bool {
 		leader := c.leader(shard)
-		if leader != preferred {
-			_ = leader.node.Transfer(shard, preferred.id)
+		if leader != n {
+			_ = leader.node.Transfer(shard, n.id)
 		}
-		return leader == preferred
+		return leader == n
 	})
-	return preferred
 }
 
 // pump proposes count commands with inFlight of them under way.

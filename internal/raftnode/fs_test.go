@@ -107,3 +107,26 @@ func TestHostFSReplacesTheHostNameOnlyAsAComponent(t *testing.T) {
 		}
 	}
 }
+
+func TestFirstStartCutShortCanBeRepeated(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	n.node.Close()
+	for _, name := range []string{flagFile, identityFile} {
+		if err := os.WriteFile(filepath.Join(n.options.Dir, name), []byte("torn"), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		c.open(n) // no replica was ever started here
+		n.node.Close()
+	}
+	c.open(n)
+	c.found(testShard)
+	n.node.Close()
+	if err := os.WriteFile(filepath.Join(n.options.Dir, flagFile), nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if node, err := Open(n.endpoint, n.options); err == nil || !strings.Contains(err.Error(), "damaged") {
+		node.Close()
+		t.Fatalf("a damaged note beside a replica's log: %v", err)
+	}
+}

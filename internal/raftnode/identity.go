@@ -14,36 +14,105 @@ import (
 	"github.com/lni/vfs"
 )
 
-// flagFile is dragonboat's note of whose directory it is: 8 bytes of a checksum,
-// then a raftpb.RaftDataStatus (dragonboat internal/fileutil: CreateFlagFile).
+// dragonboat's notes of whose directory it is: 8 bytes of a checksum, then a
+// raftpb.RaftDataStatus or a UUID (dragonboat internal/fileutil: CreateFlagFile).
 const (
 	flagFile          = "dragonboat.ds"
+	identityFile      = "NODEHOST.ID"
 	flagChecksumBytes = 8
 )
+
+// prepareIdentity makes the notes in dir fit for dragonboat.
+func prepareIdentity(fs *hostFS) error {
+	for _, name := range []string{flagFile, identityFile} {
+		if err := dropTornNote(fs, fs.PathJoin(fs.dir, name)); err != nil {
+			return err
+		}
+	}
+	return forgetHostname(fs, fs.PathJoin(fs.dir, flagFile))
+}
+
+// readNote returns a note's body; ok is false when its checksum does not match.
+func readNote(fs vfs.FS, name string) (body []byte, ok bool, err error) {
+	data, err := readFile(fs, name)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(data) < flagChecksumBytes || !bytes.Equal(data[:flagChecksumBytes], flagChecksum(data[flagChecksumBytes:])) {
+		return nil, false, nil
+	}
+	return data[flagChecksumBytes:], true, nil
+}
+
+// dropTornNote removes a note that a crash during the very first start has left
+// half written: dragonboat does not write it atomically and would refuse the
+// directory for ever. Where any replica's log exists the note is damaged, not
+// torn, and stays.
+func dropTornNote(fs *hostFS, name string) error {
+	_, whole, err := readNote(fs, name)
+	if errors.Is(err, os.ErrNotExist) || err == nil && whole {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("raftnode: read %s: %w", name, err)
+	}
+	used, err := hasReplicaLogs(fs)
+	if err != nil {
+		return fmt.Errorf("raftnode: list the Raft logs: %w", err)
+	}
+	if used {
+		return fmt.Errorf("raftnode: %s is damaged: restore it, or replace this node's replicas under new ids", name)
+	}
+	if err := fs.Remove(name); err != nil {
+		return fmt.Errorf("raftnode: remove torn %s: %w", name, err)
+	}
+	return nil
+}
+
+// hasReplicaLogs reports whether any deployment's log directory holds a
+// replica's bootstrap record, which comes before everything else.
+func hasReplicaLogs(fs *hostFS) (bool, error) {
+	deployments, err := listIfExists(fs, fs.fixedDir)
+	if err != nil {
+		return false, err
+	}
+	for _, deployment := range deployments {
+		records, err := listIfExists(fs, fs.PathJoin(fs.fixedDir, deployment, "tandb", "bootstrap"))
+		if err != nil || len(records) > 0 {
+			return len(records) > 0, err
+		}
+	}
+	return false, nil
+}
+
+func listIfExists(fs vfs.FS, dir string) ([]string, error) {
+	names, err := fs.List(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return names, err
+}
 
 // forgetHostname takes the host name out of the flag file: dragonboat refuses a
 // directory whose flag file names another host, and accepts one that names none.
 // What does tell another node's directory is its incarnation (NODEHOST.ID).
-// Anything unexpected in the file is left for dragonboat to judge.
-func forgetHostname(fs vfs.FS, dir string) error {
-	name := fs.PathJoin(dir, flagFile)
-	data, err := readFile(fs, name)
+func forgetHostname(fs vfs.FS, name string) error {
+	body, _, err := readNote(fs, name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("raftnode: read %s: %w", name, err)
 	}
-	if len(data) < flagChecksumBytes || !bytes.Equal(data[:flagChecksumBytes], flagChecksum(data[flagChecksumBytes:])) {
-		return nil
-	}
 	var status pb.RaftDataStatus
-	if err := status.Unmarshal(data[flagChecksumBytes:]); err != nil || status.Hostname == "" {
+	if err := status.Unmarshal(body); err != nil {
+		return fmt.Errorf("raftnode: %s: %w", name, err)
+	}
+	if status.Hostname == "" {
 		return nil
 	}
 	status.Hostname = ""
-	body, err := status.Marshal()
-	if err != nil {
+	if body, err = status.Marshal(); err != nil {
 		return fmt.Errorf("raftnode: %s: %w", name, err)
 	}
 	if err := replaceFile(fs, name, append(flagChecksum(body), body...)); err != nil {

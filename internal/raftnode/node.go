@@ -77,7 +77,7 @@ func Open(e *Endpoint, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := forgetHostname(files, files.dir); err != nil {
+	if err := prepareIdentity(files); err != nil {
 		return nil, err
 	}
 	routeDragonboatLogs(o.Logger, o.RaftLevel)
@@ -85,6 +85,10 @@ func Open(e *Endpoint, o Options) (*Node, error) {
 	n.closing, n.cancel = context.WithCancel(context.Background())
 	stores := &logStoreFactory{options: o}
 	n.host, err = dragonboat.NewNodeHost(n.hostConfig(files, transport, stores, address))
+	if err == nil && n.host == nil {
+		// NewNodeHost recovers from its own panics and then returns nothing.
+		err = errors.New("dragonboat could not open it, see the log lines before")
+	}
 	if err != nil {
 		n.cancel()
 		n.leaders.close()
@@ -156,7 +160,8 @@ func (n *Node) enter() error {
 func (n *Node) leave() { n.life.RUnlock() }
 
 // StartOnDisk starts the local replica s with an on-disk state machine. It
-// returns once the replica is registered; the machine's Open runs later.
+// returns once the replica is registered; the machine's Open runs later. create
+// must not call this Node.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
 	return n.start(s, func() error {
 		return n.host.StartOnDiskReplica(s.Members, s.Join, create, n.shardConfig(s))
@@ -181,16 +186,35 @@ func (n *Node) start(s Shard, run func() error) error {
 	if _, running := n.replicas.LoadOrStore(s.ID, r); running {
 		return fmt.Errorf("raftnode: start shard %d replica %d: a replica of this shard runs here already", s.ID, s.Replica)
 	}
-	if err := run(); err != nil {
+	if err := n.afterUnload(run); err != nil {
 		n.replicas.Delete(s.ID)
 		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
 	}
 	return nil
 }
 
+// afterUnload runs a start again while a replica that was just stopped is still
+// being unloaded, which dragonboat does in the background.
+func (n *Node) afterUnload(run func() error) error {
+	limit := time.NewTimer(defaultTimeout)
+	defer limit.Stop()
+	for {
+		err := run()
+		if !errors.Is(err, dragonboat.ErrShardAlreadyExist) {
+			return err
+		}
+		select {
+		case <-n.closing.Done():
+			return dragonboat.ErrClosed
+		case <-limit.C:
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // Stop stops the local replica of shard. Its data stay. The replica is unloaded
-// in the background: a start of the same replica right after may fail and can be
-// tried again.
+// in the background; a start of the same replica waits for that.
 func (n *Node) Stop(shard uint64) error {
 	if err := n.enter(); err != nil {
 		return err

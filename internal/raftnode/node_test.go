@@ -233,6 +233,22 @@ func TestRestartedNodeCatchesUp(t *testing.T) {
 	}
 }
 
+func TestStoppedReplicaStartsAgainAtOnce(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	follower := c.followers(c.found(testShard))[0]
+	for i := range 5 {
+		if err := follower.node.Stop(testShard); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := follower.node.Status(testShard); ok {
+			t.Fatal("a stopped replica has a status")
+		}
+		c.start(follower, Shard{ID: testShard})
+		c.must(testShard, fmt.Sprint(i))
+	}
+	c.settled(testShard, 5)
+}
+
 func TestWholeClusterRestartKeepsEverything(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	c.found(testShard)

@@ -42,6 +42,8 @@ type Broker struct {
 	ended   bool
 	waiting sync.WaitGroup // of spawn
 	closed  chan struct{}
+	// discard: batches are numbered and acked, and not kept.
+	discard bool
 }
 
 type node struct {
@@ -234,6 +236,13 @@ func (b *Broker) CreateTopic(name string, partitions int) {
 	t := &topic{meta: protocol.TopicMetadata{Name: name, ID: 100 + b.topicID, MaxBatchBytes: 1 << 20}}
 	b.topics[name] = t
 	b.addPartitions(t, partitions)
+}
+
+// Discard makes the partitions ack batches without keeping them, for benchmarks.
+func (b *Broker) Discard() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.discard = true
 }
 
 // AddPartitions raises a topic's partition count.

@@ -156,7 +156,11 @@ func (b *Broker) store(p *partition, batch recordbatch.Batch, r *protocol.Produc
 	switch verdict {
 	case producerstate.Append:
 		r.BaseOffset = p.end
-		p.store(append([]byte(nil), batch...))
+		if b.discard {
+			p.end += int64(batch.Count())
+		} else {
+			p.store(append([]byte(nil), batch...))
+		}
 	case producerstate.Duplicate:
 		r.BaseOffset, r.Duplicate = offset, true
 	case producerstate.OutOfOrder:

@@ -1,0 +1,5 @@
+//go:build race
+
+package natsapi
+
+const raceEnabled = true

@@ -1,0 +1,328 @@
+// Package cluster runs a whole cluster of brokers in the test's own process:
+// every node with its own directories, its own Raft, NATS and HTTP ports on
+// loopback, and fast Raft timing. Nodes are stopped, started again and joined
+// one by one, and the tests of this package do so through the public clients.
+//
+// It is for tests only, and it is not a simulator: nothing here drops messages
+// or loses what was written. Start at Start, then wait.go for the waits that
+// tests need between one step and the next.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"logbroker/broker"
+	"logbroker/config"
+	"logbroker/internal/client"
+)
+
+const (
+	// startTimeout bounds the start of a node, stopTimeout its clean stop.
+	startTimeout = 30 * time.Second
+	stopTimeout  = 20 * time.Second
+)
+
+// Options describes a cluster.
+type Options struct {
+	// Nodes is the number of founders. Default 3.
+	Nodes int
+	// Configure, when not nil, changes the configuration all nodes share. The
+	// one it is given is Default with free ports and fast timing.
+	Configure func(*config.Config)
+	// Client is what Client dials with; a cluster with TLS needs it.
+	Client client.Options
+}
+
+// Cluster is a running cluster. Its methods are for the test's goroutine,
+// except the ones that only look.
+type Cluster struct {
+	tb      testing.TB
+	options Options
+	dir     string
+	logs    *logBuffer
+	logger  *slog.Logger
+
+	mu    sync.Mutex // guards nodes and the fields of its elements
+	nodes map[uint64]*node
+
+	clientOnce sync.Once
+	client     *client.Client
+}
+
+// node is one node: what it is configured with, and the broker while it runs.
+type node struct {
+	config config.Config
+	broker *broker.Broker // nil while stopped
+	info   broker.Info    // of the last start
+}
+
+// Start founds a cluster and returns when every node is ready. The test's end
+// stops it, and prints the nodes' log when the test has failed.
+func Start(tb testing.TB, o Options) *Cluster {
+	tb.Helper()
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	logs := &logBuffer{}
+	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, nodes: map[uint64]*node{},
+		logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	tb.Cleanup(c.end)
+	founders := []string{}
+	for id := uint64(1); id <= uint64(o.Nodes); id++ {
+		b := c.make(id, c.baseConfig(id))
+		founders = append(founders, b.RaftAddr())
+	}
+	for _, n := range c.nodes {
+		n.config.Cluster.Founders = founders
+		n.broker.SetFounders(founders)
+	}
+	c.startAll(c.IDs()...)
+	return c
+}
+
+// baseConfig is the configuration of a node that was never started.
+func (c *Cluster) baseConfig(id uint64) config.Config {
+	f := config.Default()
+	const anyPort = "127.0.0.1:0"
+	f.Client.Listen, f.NATSCluster.Listen, f.Raft.Listen, f.HTTP.Listen = anyPort, anyPort, anyPort, anyPort
+	f.Raft.RTT, f.Raft.ElectionRTT, f.Raft.HeartbeatRTT = 10*time.Millisecond, 20, 2
+	f.Leaders.Interval = 300 * time.Millisecond
+	f.Storage.MinFreeBytes = 64 * config.MiB
+	f.Storage.RetentionCheckInterval = 200 * time.Millisecond
+	f.TopicDefaults.Partitions = 1
+	f.Log.RaftLevel = "error"
+	f.Shutdown.DrainTimeout = stopTimeout
+	if c.options.Configure != nil {
+		c.options.Configure(&f)
+	}
+	f.Cluster.NodeID = id
+	f.Storage.DataDir = c.DataDir(id)
+	return f
+}
+
+// DataDir returns a node's data directory.
+func (c *Cluster) DataDir(id uint64) string {
+	return filepath.Join(c.dir, "node-"+strconv.FormatUint(id, 10))
+}
+
+// make takes a node's directories and Raft port. The port stays the node's own
+// from now on, so that its address does not change with a restart.
+func (c *Cluster) make(id uint64, f config.Config) *broker.Broker {
+	c.tb.Helper()
+	b, err := broker.New(broker.Options{Config: f, Logger: c.logger.With("node", id)})
+	if err != nil {
+		c.tb.Fatalf("node %d: %v", id, err)
+	}
+	f.Raft.Listen = b.RaftAddr()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes[id] = &node{config: f, broker: b}
+	return b
+}
+
+// startAll starts nodes that were made, all at once, and returns when they are
+// ready.
+func (c *Cluster) startAll(ids ...uint64) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		b := c.Node(id)
+		wg.Go(func() {
+			if errs[i] = b.Start(ctx); errs[i] != nil {
+				cancel() // the others may be waiting for this one
+				return
+			}
+			c.started(id, b.Info())
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		c.tb.Fatalf("start of nodes %v: %v", ids, err)
+	}
+}
+
+// started notes where a node listens, so that a restart takes the same ports
+// and clients find it again.
+func (c *Cluster) started(id uint64, info broker.Info) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[id]
+	n.info = info
+	_, at, _ := strings.Cut(info.ClientURL, "://")
+	n.config.Client.Listen = at
+}
+
+// Restart starts stopped nodes, all at once, and returns when they are ready.
+func (c *Cluster) Restart(ids ...uint64) {
+	c.tb.Helper()
+	for _, id := range ids {
+		c.mu.Lock()
+		f := c.nodes[id].config
+		c.mu.Unlock()
+		c.make(id, f)
+	}
+	c.startAll(ids...)
+}
+
+// Join starts a further node that joins through the Raft port of node seed, and
+// returns its error.
+func (c *Cluster) Join(id, seed uint64, configure func(*config.Config)) error {
+	c.tb.Helper()
+	f := c.baseConfig(id)
+	f.Cluster.Seeds = []string{c.Info(seed).RaftAddr}
+	if configure != nil {
+		configure(&f)
+	}
+	b, err := broker.New(broker.Options{Config: f, Logger: c.logger.With("node", id)})
+	if err != nil {
+		return err
+	}
+	f.Raft.Listen = b.RaftAddr()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := b.Start(ctx); err != nil {
+		return errors.Join(err, b.Stop(ctx))
+	}
+	c.mu.Lock()
+	c.nodes[id] = &node{config: f, broker: b}
+	c.mu.Unlock()
+	c.started(id, b.Info())
+	return nil
+}
+
+// Stop stops nodes cleanly, one after the other.
+func (c *Cluster) Stop(ids ...uint64) {
+	c.tb.Helper()
+	for _, id := range ids {
+		c.mu.Lock()
+		b := c.nodes[id].broker
+		c.nodes[id].broker = nil
+		c.mu.Unlock()
+		if b == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		if err := b.Stop(ctx); err != nil {
+			c.tb.Errorf("stop of node %d: %v", id, err)
+		}
+		cancel()
+	}
+}
+
+// StopAll stops every node at once: no node has another one to hand over to.
+func (c *Cluster) StopAll() {
+	c.tb.Helper()
+	var wg sync.WaitGroup
+	for _, id := range c.Running() {
+		wg.Go(func() { c.Stop(id) })
+	}
+	wg.Wait()
+}
+
+func (c *Cluster) end() {
+	if c.client != nil {
+		c.client.Close()
+	}
+	c.StopAll()
+	if c.tb.Failed() {
+		c.tb.Logf("log of the nodes:\n%s", c.logs.tail())
+	}
+}
+
+// Node returns the running broker of a node, nil while it is stopped.
+func (c *Cluster) Node(id uint64) *broker.Broker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[id]; n != nil {
+		return n.broker
+	}
+	return nil
+}
+
+// Info says where a node is, or was when it last ran.
+func (c *Cluster) Info(id uint64) broker.Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[id].info
+}
+
+// IDs returns the ids of all nodes, Running of those that run.
+func (c *Cluster) IDs() []uint64 { return c.ids(func(*node) bool { return true }) }
+
+// Running returns the ids of the nodes that run.
+func (c *Cluster) Running() []uint64 { return c.ids(func(n *node) bool { return n.broker != nil }) }
+
+func (c *Cluster) ids(want func(*node) bool) []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := []uint64{}
+	for id, n := range c.nodes {
+		if want(n) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// URLs returns the client URLs of the running nodes.
+func (c *Cluster) URLs() []string {
+	urls := []string{}
+	for _, id := range c.Running() {
+		urls = append(urls, c.Info(id).ClientURL)
+	}
+	return urls
+}
+
+// Client returns a client that is connected to the cluster; the test's end
+// closes it.
+func (c *Cluster) Client() *client.Client {
+	c.tb.Helper()
+	c.clientOnce.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+		defer cancel()
+		var err error
+		if c.client, err = client.Dial(ctx, c.URLs(), c.options.Client); err != nil {
+			c.tb.Fatalf("connecting to the cluster: %v", err)
+		}
+	})
+	return c.client
+}
+
+// logBuffer holds the last of what the nodes log.
+type logBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+const logBytesMax = 256 << 10
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.buf.Len() > logBytesMax {
+		l.buf.Next(l.buf.Len() / 2)
+	}
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) tail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	const shown = 24 << 10
+	b := l.buf.Bytes()
+	return string(b[max(0, len(b)-shown):])
+}
