@@ -95,7 +95,7 @@ func (l *Local) Stop(ctx context.Context) error {
 	errs := make([]error, len(l.nodes))
 	var wg sync.WaitGroup
 	for i, node := range l.nodes {
-		wg.Go(func() { errs[i] = node.Stop(ctx) })
+		wg.Go(func() { errs[i] = node.stop(ctx, false) }) // all go: nobody is left to lead
 	}
 	wg.Wait()
 	return errors.Join(errs...)
