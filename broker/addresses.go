@@ -9,7 +9,9 @@ import (
 // addresses knows the Raft address of every incarnation. News comes from the
 // founding record, from the metadata image and from handshakes, and the latest
 // wins: a node that moved says hello before it can register, because
-// registering needs the metadata shard, which needs its address.
+// registering needs the metadata shard, which needs its address. What the image
+// held when this node started is older than every hello: after a restart of all
+// nodes on new addresses nobody could have registered yet.
 type addresses struct {
 	mu sync.RWMutex
 	// byIncarnation is what is believed now; guarded by mu.
@@ -17,10 +19,13 @@ type addresses struct {
 	// fromImage is what the image last said, so that an old image entry does not
 	// undo a newer hello; guarded by mu.
 	fromImage map[string]string
+	// greeted holds the incarnations whose address a handshake has named; guarded
+	// by mu.
+	greeted map[string]bool
 }
 
 func newAddresses(founders []member) *addresses {
-	a := &addresses{byIncarnation: map[string]string{}, fromImage: map[string]string{}}
+	a := &addresses{byIncarnation: map[string]string{}, fromImage: map[string]string{}, greeted: map[string]bool{}}
 	for _, m := range founders {
 		a.byIncarnation[m.Incarnation] = m.RaftAddr
 	}
@@ -35,15 +40,21 @@ func (a *addresses) learn(m member) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.byIncarnation[m.Incarnation] = m.RaftAddr
+	a.greeted[m.Incarnation] = true
 }
 
-// learnImage takes over the addresses that changed in the image.
+// learnImage takes over the addresses that changed in the image, and at first
+// those that nobody has named yet.
 func (a *addresses) learnImage(image *metadata.Image) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, n := range image.Nodes() {
-		if a.fromImage[n.Incarnation] != n.RaftAddr {
-			a.fromImage[n.Incarnation] = n.RaftAddr
+		before, seen := a.fromImage[n.Incarnation]
+		if seen && before == n.RaftAddr {
+			continue
+		}
+		a.fromImage[n.Incarnation] = n.RaftAddr
+		if seen || !a.greeted[n.Incarnation] {
 			a.byIncarnation[n.Incarnation] = n.RaftAddr
 		}
 	}

@@ -142,7 +142,7 @@ func (b *Broker) Start(ctx context.Context) error {
 		start func(context.Context) error
 	}{
 		{"opening the HTTP port", func(context.Context) error { return b.startHTTP() }},
-		{"waiting for the cluster to be founded", b.startFounding},
+		{"waiting for the cluster to be founded", func(ctx context.Context) error { return b.startFounding(ctx, background) }},
 		{"opening the Raft log", func(context.Context) error { return b.startRaft() }},
 		{"waiting for the metadata", b.startMetadata},
 		{"opening the client port", func(context.Context) error { return b.startServing() }},
@@ -187,7 +187,10 @@ func (b *Broker) startHTTP() (err error) {
 	return err
 }
 
-func (b *Broker) startFounding(ctx context.Context) error {
+// startFounding returns once the node belongs to a cluster. From then on until
+// background ends it tells the others where it is: the metadata shard may need
+// these very addresses to find a leader.
+func (b *Broker) startFounding(ctx, background context.Context) error {
 	b.endpoint.HandleHandshake(b.founding.serve)
 	if err := b.founding.run(ctx, b.config.Cluster.Seeds); err != nil {
 		return err
@@ -198,6 +201,7 @@ func (b *Broker) startFounding(ctx context.Context) error {
 		}
 	}
 	b.addresses.learn(b.founding.self())
+	b.running.Go(func() { b.founding.announce(background, b.config.Cluster.Seeds) })
 	return nil
 }
 
@@ -273,7 +277,6 @@ func (b *Broker) register(ctx context.Context) error {
 // goFollow starts the node's own goroutines. They end with background.
 func (b *Broker) goFollow(background context.Context) {
 	b.running.Go(func() { b.disk.run(background) })
-	b.running.Go(func() { b.founding.announce(background, b.config.Cluster.Seeds) })
 	b.running.Go(func() { newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger).run(background) })
 	b.running.Go(func() { b.followImage(background) })
 	b.balancer.Start(background)

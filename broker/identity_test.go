@@ -47,14 +47,14 @@ func TestIdentityIsKeptOverRestarts(t *testing.T) {
 // Every single-file state that a crash between two writes can leave is healed.
 func TestACrashBetweenTheTwoCopiesHeals(t *testing.T) {
 	data, raft := dirs(t)
-	s, err := openIdentity(data, raft, "test", 1)
-	if err != nil {
+	if _, err := openIdentity(data, raft, "test", 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(raft, identityFile)); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openIdentity(data, raft, "test", 1); err != nil {
+	s, err := openIdentity(data, raft, "test", 1)
+	if err != nil {
 		t.Fatalf("crash before the second copy of a new identity: %v", err)
 	}
 	before, err := os.ReadFile(filepath.Join(data, identityFile))

@@ -186,13 +186,19 @@ func lead(t *testing.T, s *Server, topic string, partition int32) Leadership {
 	return l
 }
 
-// serveCluster starts n servers with routes between them and one core each.
-func serveCluster(t *testing.T, n int) ([]*Server, []*fakeCore) {
+// serveCluster starts n servers with routes between them and one core each,
+// which change may prepare.
+func serveCluster(t *testing.T, n int, change ...func([]*fakeCore)) ([]*Server, []*fakeCore) {
 	t.Helper()
 	servers, cores := make([]*Server, n), make([]*fakeCore, n)
 	var routes []string
 	for i := range n {
 		cores[i] = &fakeCore{}
+	}
+	for _, f := range change {
+		f(cores)
+	}
+	for i := range n {
 		servers[i] = startServer(t, cores[i], func(o *Options) { o.NodeID, o.Routes = uint64(i+1), routes })
 		routes = append(routes, servers[i].RouteAddr())
 	}

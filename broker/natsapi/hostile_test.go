@@ -35,7 +35,7 @@ func codeOf(subject string, data []byte) (code errcode.Code, ok bool) {
 		return errcode.Code(int16(ack.Error.ErrCode)), ack.Error.Description != ""
 	case strings.HasPrefix(subject, protocol.PrefixFetch), strings.HasPrefix(subject, protocol.PrefixFetchFrom):
 		r, err := protocol.DecodeFetchReply(data)
-		return r.Code, err == nil && r.Last && r.Message != ""
+		return r.Code, err == nil && r.Last && (r.Message != "" || r.Code == errcode.None)
 	case strings.HasPrefix(subject, protocol.PrefixProduce), strings.HasPrefix(subject, protocol.PrefixOffsets):
 		r, err := protocol.DecodeProduceReply(data)
 		return r.Code, err == nil && r.Message != ""

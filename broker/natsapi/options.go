@@ -61,9 +61,7 @@ func (s *Server) serverOptions() (*server.Options, error) {
 		ReconnectErrorReports: 30,
 		ConnectErrorReports:   30,
 	}
-	if s.options.AdvertiseHost != "" && port != server.RANDOM_PORT {
-		o.ClientAdvertise = net.JoinHostPort(s.options.AdvertiseHost, strconv.Itoa(port))
-	}
+	o.ClientAdvertise = s.advertise(host, port)
 	if s.options.RouteListen == "" {
 		return o, nil
 	}
@@ -90,10 +88,18 @@ func (s *Server) clusterOptions(o *server.Options) error {
 		TLSTimeout:    readyTimeout.Seconds(),
 		AuthTimeout:   readyTimeout.Seconds(),
 	}
-	if s.options.AdvertiseHost != "" && port != server.RANDOM_PORT {
-		o.Cluster.Advertise = net.JoinHostPort(s.options.AdvertiseHost, strconv.Itoa(port))
-	}
+	o.Cluster.Advertise = s.advertise(host, port)
 	return nil
+}
+
+// advertise returns what the server tells others instead of a wildcard listen
+// address; "" leaves it to the server.
+func (s *Server) advertise(host string, port int) string {
+	ip := net.ParseIP(host)
+	if s.options.AdvertiseHost == "" || port == server.RANDOM_PORT || host != "" && !ip.IsUnspecified() {
+		return ""
+	}
+	return net.JoinHostPort(s.options.AdvertiseHost, strconv.Itoa(port))
 }
 
 // users returns who may do what. The server does not check the reply subjects

@@ -483,8 +483,9 @@ func (c *drainingCore) Drain(ctx context.Context) error {
 }
 
 func TestRule9ProduceNeedsNoMetadata(t *testing.T) {
-	servers, cores := serveCluster(t, 2)
-	cores[0].control = func(handler.Plane, string, []byte, func([]byte)) { t.Error("metadata was asked") }
+	servers, cores := serveCluster(t, 2, func(cores []*fakeCore) {
+		cores[0].control = func(handler.Plane, string, []byte, func([]byte)) { t.Error("metadata was asked") }
+	})
 	lead(t, servers[1], "orders", 3)
 	c := connect(t, servers[0]) // the wrong node
 	eventually(t, "the leader answers through the route", func() bool {

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,7 +54,7 @@ type Options struct {
 	// empty RouteListen makes a server without routes.
 	ClientListen, RouteListen string
 	// AdvertiseHost is the host that clients and other servers are told where
-	// the listen address is a wildcard.
+	// the listen address is a wildcard (0.0.0.0).
 	AdvertiseHost string
 	// Routes are the route addresses (host:port) of the other nodes known at
 	// the start; SetRoutes replaces them.
@@ -260,19 +261,39 @@ func (s *Server) conns() []*nats.Conn {
 	return out
 }
 
-// ClientURL returns the URL that clients connect to, with the real port.
-func (s *Server) ClientURL() string { return s.nats.ClientURL() }
+// ClientURL returns the URL that clients connect to, with the real port and
+// Options.AdvertiseHost where that is set.
+func (s *Server) ClientURL() string {
+	scheme := "nats://"
+	if s.options.ClientTLS != nil {
+		scheme = "tls://"
+	}
+	return scheme + s.ClientAddr()
+}
 
-// ClientAddr and RouteAddr return the addresses listened on, with the real
-// ports. RouteAddr is "" without routes.
-func (s *Server) ClientAddr() string { return s.nats.Addr().String() }
+// ClientAddr returns the host:port that clients connect to.
+func (s *Server) ClientAddr() string { return s.advertised(s.nats.Addr()) }
 
-// RouteAddr returns the address that other nodes' servers connect to.
+// RouteAddr returns the host:port that other nodes' servers connect to, "" for
+// a server without routes.
 func (s *Server) RouteAddr() string {
 	if a := s.nats.ClusterAddr(); a != nil {
-		return a.String()
+		return s.advertised(a)
 	}
 	return ""
+}
+
+// advertised returns a listening address as others should be told it.
+func (s *Server) advertised(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil || s.options.AdvertiseHost == "" {
+		return a.String()
+	}
+	ip := net.ParseIP(host)
+	if ip != nil && !ip.IsUnspecified() {
+		return a.String() // it listens on one address only
+	}
+	return net.JoinHostPort(s.options.AdvertiseHost, port)
 }
 
 // ClientConnections returns the number of clients' connections, the broker's

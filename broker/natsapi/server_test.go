@@ -55,6 +55,27 @@ func TestBadAddressesAreRefused(t *testing.T) {
 	}
 }
 
+func TestAdvertiseHostStandsForAWildcard(t *testing.T) {
+	for listen, want := range map[string]string{"0.0.0.0": "broker-1.example", "127.0.0.1": "127.0.0.1"} {
+		s := New(Options{NodeID: 1, ClusterName: "test", ClientListen: listen + ":0", AdvertiseHost: "broker-1.example"})
+		addr, err := net.ResolveTCPAddr("tcp", listen+":4222")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.advertised(addr); got != want+":4222" {
+			t.Errorf("%s is advertised as %s", listen, got)
+		}
+		o, err := s.serverOptions()
+		if err != nil || o.ClientAdvertise != "" {
+			t.Errorf("a port not known yet is advertised: %q %v", o.ClientAdvertise, err)
+		}
+	}
+	s := New(Options{NodeID: 1, ClusterName: "test", ClientListen: "0.0.0.0:4222", RouteListen: ":6222", AdvertiseHost: "b"})
+	if o, err := s.serverOptions(); err != nil || o.ClientAdvertise != "b:4222" || o.Cluster.Advertise != "b:6222" {
+		t.Errorf("%q %q %v", o.ClientAdvertise, o.Cluster.Advertise, err)
+	}
+}
+
 func TestTLSForClientsAndRoutes(t *testing.T) {
 	config := selfSigned(t)
 	core := &fakeCore{}
@@ -127,14 +148,14 @@ func TestSetRoutesConnectsNodes(t *testing.T) {
 }
 
 func TestPeersCall(t *testing.T) {
-	servers, cores := serveCluster(t, 2)
-	cores[1].control = func(p handler.Plane, verb string, body []byte, done func([]byte)) {
+	answer := func(p handler.Plane, verb string, body []byte, done func([]byte)) {
 		if p != handler.PlaneNode || verb != protocol.VerbNodeReplicas {
 			done([]byte(`{"version":1,"error":{"code":42,"message":"no such verb"}}`))
 			return
 		}
 		done([]byte(`{"version":1,"body":{"node":2,"replicas":[{"shard":1001}]}}`))
 	}
+	servers, _ := serveCluster(t, 2, func(cores []*fakeCore) { cores[1].control = answer })
 	eventually(t, "node 2 answers node 1", func() bool {
 		var reply protocol.ReplicasReply
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -150,8 +171,9 @@ func TestPeersCall(t *testing.T) {
 }
 
 func TestPeerThatDoesNotAnswerIsATimeOut(t *testing.T) {
-	servers, cores := serveCluster(t, 2)
-	cores[1].control = func(handler.Plane, string, []byte, func([]byte)) {}
+	servers, _ := serveCluster(t, 2, func(cores []*fakeCore) {
+		cores[1].control = func(handler.Plane, string, []byte, func([]byte)) {}
+	})
 	eventually(t, "a time-out", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()

@@ -128,7 +128,8 @@ func (p *ledPartitions) expire(shard uint64, e *entry) {
 		return
 	}
 	for _, sub := range e.subs {
-		if err := sub.Unsubscribe(); err != nil {
+		// Not Unsubscribe: it would drop what has arrived and waits for its turn.
+		if err := sub.Drain(); err != nil {
 			p.s.logger.Debug("unsubscribe failed", "topic", e.Topic, "partition", e.Partition, "err", err)
 		}
 	}

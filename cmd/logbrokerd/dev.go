@@ -64,7 +64,11 @@ func (o *devOptions) run(cmd *cobra.Command) error {
 		if o.dataDir, err = os.MkdirTemp("", "logbroker-dev-"); err != nil {
 			return fmt.Errorf("cannot make a temporary directory: %w", err)
 		}
-		defer os.RemoveAll(o.dataDir)
+		defer func() {
+			if err := os.RemoveAll(o.dataDir); err != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %v\n", err)
+			}
+		}()
 	}
 	if o.processes {
 		return o.runProcesses(cmd, base)

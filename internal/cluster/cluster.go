@@ -75,7 +75,7 @@ func Start(tb testing.TB, o Options) *Cluster {
 	}
 	logs := &logBuffer{}
 	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, nodes: map[uint64]*node{},
-		logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+		logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	tb.Cleanup(c.end)
 	founders := []string{}
 	for id := uint64(1); id <= uint64(o.Nodes); id++ {

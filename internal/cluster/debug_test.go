@@ -16,7 +16,7 @@ import (
 func TestDebugCreate(t *testing.T) {
 	c := Start(t, Options{Configure: func(f *config.Config) { if os.Getenv("PROD") != "" { d := config.Default(); f.Raft.RTT = d.Raft.RTT; f.Raft.ElectionRTT=d.Raft.ElectionRTT; f.Raft.HeartbeatRTT=d.Raft.HeartbeatRTT; f.Leaders = d.Leaders }}})
 	lg := slog.New(slog.NewTextHandler(c.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	for k := 0; k < 15; k++ {
+	for k := 0; k < 1; k++ {
 		name := fmt.Sprintf("t%d", k)
 		if _, err := c.Client().Admin().CreateTopic(context.Background(), protocol.TopicCreateRequest{Name: name, Partitions: 6, Replicas: 3}); err != nil {
 			t.Fatal(err)
@@ -29,7 +29,7 @@ func TestDebugCreate(t *testing.T) {
 			if _, err := p.Send(within(t, waitTimeout), producer.Record{Topic: name, Key: fmt.Appendf(nil, "%d", i), Value: []byte("x")}); err != nil {
 				t.Fatal(err)
 			}
-			if d := time.Since(t0); d > 12*time.Millisecond {
+			if d := time.Since(t0); d > 100*time.Millisecond { t.Fail();
 				t.Log(name, i, t0.Format("05.000"), time.Since(begin), d)
 			}
 		}

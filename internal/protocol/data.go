@@ -73,7 +73,7 @@ func DecodeProduceRequest(b []byte) (ProduceRequest, error) {
 	}, nil
 }
 
-// Flags of a produce reply.
+// FlagDuplicate marks a produce reply for a batch that was stored before.
 const FlagDuplicate = 1 << 0
 
 // ProduceReply answers a produce request.

@@ -140,9 +140,13 @@ func testLogger() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// newCluster makes and opens n nodes; adjust may change options before.
+// newCluster makes and opens n nodes; adjust may change options before. It makes
+// the test a parallel one: such tests wait for elections and disks mostly.
 func newCluster(t testing.TB, n int, adjust func(*testNode, *EndpointOptions)) *testCluster {
 	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
 	c := &testCluster{t: t, addresses: make(map[string]string)}
 	for i := range n {
 		node := &testNode{id: uint64(i + 1), incarnation: testIncarnation(uint64(i + 1)), disks: make(map[uint64]*listDisk)}
@@ -152,7 +156,7 @@ func newCluster(t testing.TB, n int, adjust func(*testNode, *EndpointOptions)) *
 			Incarnation:  node.incarnation,
 			DeploymentID: 77,
 			RTT:          testRTT,
-			ElectionRTT:  20,
+			ElectionRTT:  40,
 			HeartbeatRTT: 2,
 			Resolve:      c.resolve,
 			Logger:       testLogger(),

@@ -132,7 +132,7 @@ func (o Options) validate() error {
 		}
 	}
 	fault(o.Dir == "", "no directory given for the Raft log")
-	fault(!isUUID(o.Incarnation), "incarnation %q is not a UUID", o.Incarnation)
+	fault(!isUUID(o.Incarnation), "incarnation %q is not a UUID in lower case", o.Incarnation)
 	fault(o.Resolve == nil, "no Resolve function given")
 	fault(o.RTT < time.Millisecond, "rtt %v is below 1ms", o.RTT)
 	fault(o.ElectionRTT <= 2*o.HeartbeatRTT,
@@ -156,14 +156,15 @@ type EndpointOptions struct {
 }
 
 // isUUID reports whether s has the 8-4-4-4-12 form, which is what dragonboat
-// asks of a NodeHostID and of every target of a membership change.
+// asks of a NodeHostID and of every target of a membership change, in lower case:
+// dragonboat writes its own that way, and incarnations are compared as strings.
 func isUUID(s string) bool {
 	if len(s) != 36 {
 		return false
 	}
 	for i, c := range []byte(s) {
 		hyphen := i == 8 || i == 13 || i == 18 || i == 23
-		hex := c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+		hex := c >= '0' && c <= '9' || c >= 'a' && c <= 'f'
 		if hyphen && c != '-' || !hyphen && !hex {
 			return false
 		}

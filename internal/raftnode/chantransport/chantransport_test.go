@@ -69,6 +69,7 @@ func address(id uint64) string     { return fmt.Sprint("node-", id) }
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	t.Parallel()
 	c := &cluster{
 		t: t, network: chantransport.New(),
 		disks: make(map[uint64]*vfs.MemFS), nodes: make(map[uint64]*raftnode.Node),
@@ -90,7 +91,7 @@ func (c *cluster) open(id uint64, members map[uint64]string) {
 	c.t.Helper()
 	n, err := raftnode.Open(nil, raftnode.Options{
 		Dir: "/raft", FS: c.disks[id], NodeID: id, Incarnation: incarnation(id), Advertise: address(id),
-		RTT: 5 * time.Millisecond, ElectionRTT: 20, HeartbeatRTT: 2,
+		RTT: 5 * time.Millisecond, ElectionRTT: 40, HeartbeatRTT: 2,
 		Resolve: func(i string) (string, bool) {
 			for id := range c.disks {
 				if incarnation(id) == i {
@@ -193,48 +194,49 @@ func TestEverythingLivesInMemoryAndSurvivesPowerCuts(t *testing.T) {
 
 func TestDropByContentLosesOneMessageAndRaftSendsItAgain(t *testing.T) {
 	c := newCluster(t)
-	leader := c.leader(0)
-	var dropped atomic.Int32
+	var seen atomic.Int32
 	c.network.Intercept(func(m chantransport.Message) chantransport.Verdict {
 		for _, e := range m.Entries {
-			if m.Type == "Replicate" && m.From == leader && string(e.Command) == "secret" && dropped.Add(1) <= 2 {
+			if m.Type == "Replicate" && string(e.Command) == "secret" && seen.Add(1) <= 2 {
 				return chantransport.Drop
 			}
 		}
 		return chantransport.Deliver
 	})
-	if err := c.propose(leader, "secret", 10*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	if dropped.Load() < 3 {
-		t.Fatalf("%d messages with the command were seen", dropped.Load())
+	c.must("secret")
+	if seen.Load() < 3 {
+		t.Fatalf("%d messages with the command were seen", seen.Load())
 	}
 }
 
 func TestHoldKeepsMessagesUntilReleased(t *testing.T) {
 	c := newCluster(t)
-	leader := c.leader(0)
+	c.must("before")
 	c.network.Intercept(func(m chantransport.Message) chantransport.Verdict {
-		if m.Type == "ReplicateResp" && m.To == leader {
+		if m.Type == "ReplicateResp" {
 			return chantransport.Hold
 		}
 		return chantransport.Deliver
 	})
-	p, err := c.nodes[leader].Propose(shard, []byte("held"), 10*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var p *raftnode.Proposal
+	c.eventually("a queued proposal", func() (ok bool) {
+		var err error
+		p, err = c.nodes[c.leader(0)].Propose(shard, []byte("held"), 10*time.Second)
+		return err == nil
+	})
 	c.eventually("two answers held", func() bool { return len(c.network.Held()) >= 2 })
-	if m := c.network.Held()[0]; m.ToAddress != address(leader) || m.Shard != shard || m.Term == 0 {
+	if m := c.network.Held()[0]; m.ToAddress != address(m.To) || m.Shard != shard || m.Term == 0 {
 		t.Fatalf("held %+v", m)
 	}
 	c.network.Intercept(nil)
 	if n := c.network.Release(); n < 2 {
 		t.Fatalf("%d released", n)
 	}
-	if _, err := p.Wait(); err != nil {
+	// Unless the leader was lost meanwhile, on a machine that is busy.
+	if _, err := p.Wait(); err != nil && !errors.Is(err, raftnode.ErrUnknown) {
 		t.Fatal(err)
 	}
+	c.must("after")
 	if c.network.Forget() != 0 || c.network.Release() != 0 {
 		t.Fatal("messages are left")
 	}
@@ -254,9 +256,13 @@ func TestCutLeaderIsReplacedAndItsProposalIsUnknown(t *testing.T) {
 		t.Fatalf("proposal on a cut leader: %v", err)
 	}
 	next := c.leader(old)
-	if err := c.propose(next, "after", 5*time.Second); err != nil {
-		t.Fatal(err)
-	}
+	c.eventually("acknowledgement by the majority", func() bool {
+		if c.propose(next, "after", time.Second) == nil {
+			return true
+		}
+		next = c.leader(old)
+		return false
+	})
 	c.network.Intercept(nil)
 	c.eventually("the old leader to follow", func() bool { return c.applied(old, "after") })
 }
