@@ -61,9 +61,9 @@ type Broker struct {
 	host      *partitions.Host
 	// hostUp is host once it exists: leader events come earlier.
 	hostUp atomic.Pointer[partitions.Host]
-	// routes is what the NATS server was last given; Start sets it, then
-	// followImage's goroutine.
-	routes   []string
+	// routes is what the NATS server was last given, by node; Start sets it,
+	// then followImage's goroutine.
+	routes   map[uint64]string
 	handler  *handler.Handler
 	handlers atomic.Pointer[handler.Handler] // handler once it serves
 	nats     *natsapi.Server
@@ -271,7 +271,8 @@ func (b *Broker) register(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("registering node %d: %w", id.NodeID, err)
 	}
-	return b.followNodes(b.store.Image())
+	b.followNodes(b.store.Image(), false)
+	return nil
 }
 
 // goFollow starts the node's own goroutines. They end with background.
@@ -285,36 +286,22 @@ func (b *Broker) goFollow(background context.Context) {
 // followImage keeps routes, addresses and the leaders table in step with the
 // metadata.
 func (b *Broker) followImage(ctx context.Context) {
+	var grace <-chan time.Time // runs while some node is left to dial us
 	for {
 		image := b.store.Image()
-		if err := b.followNodes(image); err != nil {
-			b.logger.Error("cannot open the routes to the other nodes", "err", err)
-		}
 		b.leaders.Prune(image)
+		if left := b.followNodes(image, false); left && grace == nil {
+			grace = time.After(routeGrace)
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-grace:
+			grace = nil
+			b.followNodes(image, true)
 		case <-b.store.Changed(image.Index):
 		}
 	}
-}
-
-func (b *Broker) followNodes(image *metadata.Image) error {
-	b.addresses.learnImage(image)
-	routes := []string{}
-	for _, n := range image.Nodes() {
-		if n.ID != b.config.Cluster.NodeID && n.RouteAddr != "" {
-			routes = append(routes, n.RouteAddr)
-		}
-	}
-	if slices.Equal(routes, b.routes) {
-		return nil
-	}
-	if err := b.nats.SetRoutes(routes); err != nil {
-		return err
-	}
-	b.routes = routes
-	return nil
 }
 
 // onLeader takes Raft's news of a shard's leader.
