@@ -46,16 +46,25 @@ func (a *addresses) learn(m member) {
 // learnImage takes over the addresses that changed in the image, and at first
 // those that nobody has named yet.
 func (a *addresses) learnImage(image *metadata.Image) {
+	nodes := map[string]string{}
+	for _, n := range image.Nodes() {
+		nodes[n.Incarnation] = n.RaftAddr
+	}
+	a.learnNodes(nodes)
+}
+
+// learnNodes is learnImage for incarnation → address.
+func (a *addresses) learnNodes(nodes map[string]string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, n := range image.Nodes() {
-		before, seen := a.fromImage[n.Incarnation]
-		if seen && before == n.RaftAddr {
+	for incarnation, addr := range nodes {
+		before, seen := a.fromImage[incarnation]
+		if seen && before == addr {
 			continue
 		}
-		a.fromImage[n.Incarnation] = n.RaftAddr
-		if seen || !a.greeted[n.Incarnation] {
-			a.byIncarnation[n.Incarnation] = n.RaftAddr
+		a.fromImage[incarnation] = addr
+		if seen || !a.greeted[incarnation] {
+			a.byIncarnation[incarnation] = addr
 		}
 	}
 }
