@@ -47,8 +47,9 @@ func (p packageLogger) Debugf(format string, args ...any) { p.log(slog.LevelDebu
 // Infof implements logger.ILogger.
 func (p packageLogger) Infof(format string, args ...any) { p.log(slog.LevelInfo, format, args) }
 
-// Warningf implements logger.ILogger.
-func (p packageLogger) Warningf(format string, args ...any) { p.log(slog.LevelWarn, format, args) }
+// Warningf implements logger.ILogger. dragonboat warns of every step of every
+// election; to an operator that is information.
+func (p packageLogger) Warningf(format string, args ...any) { p.log(slog.LevelInfo, format, args) }
 
 // Errorf implements logger.ILogger.
 func (p packageLogger) Errorf(format string, args ...any) { p.log(slog.LevelError, format, args) }
