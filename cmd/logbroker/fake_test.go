@@ -309,6 +309,7 @@ func newRun(t *testing.T, c *fakeCluster, stdin string) *run {
 			return &fakeReader{c: c, name: p, position: c.topics[p.topic].start[p.partition]}, nil
 		},
 	}
+	r.app.stderr = &r.stderr
 	return r
 }
 
@@ -316,7 +317,7 @@ func (r *run) do(args ...string) *run {
 	r.stdout.Reset()
 	r.stderr.Reset()
 	r.app.globals = globals{}
-	r.app.stdin, r.app.stderr = r.stdin, &r.stderr
+	r.app.stdin = r.stdin
 	if r.app.stdout == nil {
 		r.app.stdout = &r.stdout
 	}

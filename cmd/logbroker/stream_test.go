@@ -32,7 +32,7 @@ func TestStreamWritesLittleOutputSoon(t *testing.T) {
 		if err := s.write([]byte("one line\n")); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(100 * time.Millisecond) // of the bubble's clock: acks are out within 100 ms
+		<-time.After(100 * time.Millisecond) // of the bubble's clock: acks are out within 100 ms
 		synctest.Wait()
 		w.mu.Lock()
 		got := w.buf.String()
