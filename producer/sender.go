@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"logbroker/internal/client"
@@ -13,11 +14,16 @@ import (
 
 // Times of attempts and retries.
 const (
-	attemptMost   = 10 * time.Second
-	retrySpaceMin = 20 * time.Millisecond
-	retrySpaceMax = time.Second
-	renewAttempt  = 3 * time.Second
-	idleWake      = time.Hour
+	attemptMost = 10 * time.Second
+	// A leader that moves by plan is away for some 20 ms, and the space between
+	// two rounds is about as long as the whole time before: so that costs some
+	// 40 ms, and an election not more than half a second on top.
+	retrySpaceMin = 5 * time.Millisecond
+	retrySpaceMax = 500 * time.Millisecond
+	// A broker's own hints set the pace for so many rounds in a row.
+	hintedRounds = 10
+	renewAttempt = 3 * time.Second
+	idleWake     = time.Hour
 )
 
 // run is the partition's goroutine. Started by the first append, ended by
@@ -81,17 +87,23 @@ func (q *partition) hear(now time.Time) {
 // noteFailure sets the pace of the next round.
 func (q *partition) noteFailure(now time.Time, err error, moved bool) {
 	q.lastErr = err
-	var coded *errcode.Error
-	if errors.As(err, &coded) && coded.RetryAfter > 0 {
-		q.pauseUntil(now.Add(coded.RetryAfter))
+	trusted := q.failures < hintedRounds // not for ever
+	if moved && trusted {
+		return // the reply named a newer leader
 	}
-	moved = moved && q.failures < 2 // a hint is trusted at once, but not for ever
-	if !moved && rerouted(err) {
+	if rerouted(err) {
 		q.p.client.Stale(q.topic)
 	}
-	if !moved {
-		q.pauseUntil(now.Add(client.Backoff(q.failures+1, retrySpaceMin, retrySpaceMax)))
+	space := client.Backoff(q.failures+1, retrySpaceMin, retrySpaceMax)
+	var coded *errcode.Error
+	if errors.As(err, &coded) && coded.RetryAfter > 0 {
+		if !trusted {
+			space = max(space, coded.RetryAfter)
+		} else {
+			space = coded.RetryAfter + rand.N(coded.RetryAfter/2+1)
+		}
 	}
+	q.pauseUntil(now.Add(space))
 }
 
 func (q *partition) pauseUntil(t time.Time) {
@@ -319,13 +331,12 @@ func (q *partition) send(e *entry, now time.Time) bool {
 		q.conn = q.p.conn(leader.Node)
 	}
 	e.serial++
-	e.attempts++
 	e.flying = true
 	uid, serial := e.uid, e.serial
 	call, err := q.conn.Call(client.Request{
 		Subject: q.subject,
 		Payload: e.b.message(leader),
-		Timeout: min(q.p.options.attemptFirst<<min(e.attempts-1, 8), attemptMost),
+		Timeout: min(q.p.options.attemptFirst<<min(e.silences, 8), attemptMost),
 	}, func(data []byte, err error) { q.onReply(uid, serial, leader, data, err) })
 	if err != nil {
 		o := failed(err)
