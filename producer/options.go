@@ -45,7 +45,8 @@ type options struct {
 	maxInFlight     int
 	compression     Compression
 	partitioner     Partitioner
-	// attemptFirst is the time-out of a batch's first attempt; it doubles.
+	// attemptFirst is the time-out of a batch's first attempt; it doubles with
+	// every one that passes.
 	attemptFirst time.Duration
 }
 

@@ -23,6 +23,7 @@ const (
 type outcome struct {
 	kind      kind
 	ambiguous bool // the attempt may have stored the batch, or may still do so
+	silent    bool // there was no answer in time
 	err       error
 	offset    int64 // kindStored: of the first record, -1 when the broker has forgotten it
 	duplicate bool
@@ -66,7 +67,7 @@ func classify(r protocol.ProduceReply, sentEpoch int32) outcome {
 
 // failed judges an attempt that ended without a reply.
 func failed(err error) outcome {
-	o := outcome{kind: kindRetry, ambiguous: !client.Definite(err), err: err}
+	o := outcome{kind: kindRetry, ambiguous: !client.Definite(err), silent: errors.Is(err, client.ErrTimeout), err: err}
 	switch errcode.Of(err) {
 	case errcode.MessageTooLarge, errcode.TopicAuthorizationFailed:
 		o.kind, o.ambiguous = kindFatal, false

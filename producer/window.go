@@ -10,8 +10,10 @@ type entry struct {
 	// uid names the entry in events. It is never reused within a partition.
 	uid uint64
 	// serial is the newest attempt's number, 0 before the first.
-	serial   uint64
-	attempts int
+	serial uint64
+	// silences is how many attempts got no answer in time. The next one is given
+	// longer; after a refusal or a broken connection there is no reason to.
+	silences int
 	// flying: the newest attempt has not ended.
 	flying bool
 	// alone: the newest attempt was sent with nothing unresolved before it, so
@@ -116,6 +118,9 @@ func (w *window) report(uid, serial uint64, o outcome) bool {
 		return false
 	}
 	e.flying, e.last = false, o
+	if o.silent {
+		e.silences++
+	}
 	e.ambiguous = e.ambiguous || o.ambiguous
 	w.round = true
 	return true

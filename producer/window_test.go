@@ -384,3 +384,19 @@ func (m *model) round(w *window, names map[*batch]string, queue []*batch) []*bat
 	}
 	return queue
 }
+
+func TestOnlySilenceMakesTheNextAttemptWaitLonger(t *testing.T) {
+	w := &window{limit: 1}
+	e := w.number(&batch{})
+	for i, o := range []outcome{
+		{kind: kindRetry, ambiguous: true, err: client.ErrDisconnected},
+		failed(client.ErrNoResponders),
+		failed(client.ErrTimeout),
+	} {
+		e.serial, e.flying = uint64(i+1), true
+		w.report(e.uid, e.serial, o)
+	}
+	if e.silences != 1 {
+		t.Errorf("%d silences counted, want 1: the time-out", e.silences)
+	}
+}
