@@ -15,6 +15,8 @@ const (
 	handoverTimeout = 5 * time.Second
 	// handoverParallel is how many leaderships are moved at once.
 	handoverParallel = 16
+	// successorCheck is how often a hand-over looks if its target is still alive.
+	successorCheck = 20 * time.Millisecond
 )
 
 // Stop stops the node: leaderships move to other nodes, requests in work are
@@ -34,6 +36,7 @@ func (b *Broker) stop(ctx context.Context, handOver bool) error {
 	}
 	b.running.Wait()
 	if handOver && b.handlers.Load() != nil {
+		b.nats.Leave()
 		b.handOver(ctx)
 	}
 	if b.handlers.Load() != nil {
@@ -69,17 +72,14 @@ func (b *Broker) handOver(ctx context.Context) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, handoverParallel)
 	for _, p := range b.host.All() {
-		to, ok := b.successor(p)
-		if !ok {
+		if _, ok := b.successor(p); !ok {
 			continue
 		}
 		moved++
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := p.TransferLeader(ctx, to); err != nil {
-				b.logger.Warn("leadership did not move before the stop", "topic", p.Spec().Topic, "partition", p.Spec().Partition, "to", to, "err", err)
-			}
+			b.handOverOne(ctx, p)
 		})
 	}
 	b.handOverMetadata()
@@ -87,6 +87,46 @@ func (b *Broker) handOver(ctx context.Context) {
 	if moved > 0 {
 		b.logger.Info("leaderships moved away", "count", moved, "took", time.Since(began).Round(time.Millisecond).String())
 	}
+}
+
+// handOverOne moves one leadership. Where the target leaves meanwhile (a whole
+// cluster is being stopped) it tries the next, and gives up after the last.
+func (b *Broker) handOverOne(ctx context.Context, p *partitions.Partition) {
+	for {
+		to, ok := b.successor(p)
+		if !ok {
+			return
+		}
+		bounded, cancel := b.whileAlive(ctx, to)
+		err := p.TransferLeader(bounded, to)
+		cancel()
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || b.alive(to) {
+			b.logger.Warn("leadership did not move before the stop", "topic", p.Spec().Topic, "partition", p.Spec().Partition, "to", to, "err", err)
+			return
+		}
+	}
+}
+
+// whileAlive returns a context that ends with ctx or when node is not alive any
+// more. cancel ends the goroutine that looks.
+func (b *Broker) whileAlive(ctx context.Context, node uint64) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		tick := time.NewTicker(successorCheck)
+		defer tick.Stop()
+		for b.alive(node) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+		cancel()
+	}()
+	return ctx, cancel
 }
 
 // successor returns a living node that holds a replica of a partition that this

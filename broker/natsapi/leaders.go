@@ -35,11 +35,14 @@ type leaders struct {
 	gained map[uint64]int32 // part of led that was not told yet
 	full   bool             // tell everything next
 	heard  map[uint64]time.Time
+	gone   map[uint64]bool // node said that it leaves, and nothing since
+	leaves bool            // this node is stopping
 }
 
 func newLeaders(s *Server) *leaders {
 	return &leaders{s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
-		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true, heard: make(map[uint64]time.Time)}
+		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true,
+		heard: make(map[uint64]time.Time), gone: make(map[uint64]bool)}
 }
 
 // set takes a leadership of this node.
@@ -134,8 +137,9 @@ func (l *leaders) take() []protocol.LeadersBroadcast {
 	return out
 }
 
+// broadcast needs mu.
 func (l *leaders) broadcast(part []protocol.ShardLeader, full bool) protocol.LeadersBroadcast {
-	return protocol.LeadersBroadcast{Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaders: part}
+	return protocol.LeadersBroadcast{Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaving: l.leaves, Leaders: part}
 }
 
 // onBroadcast takes what a node tells. A node that was not there before is told
@@ -151,8 +155,8 @@ func (l *leaders) onBroadcast(m *nats.Msg) {
 	}
 	now := time.Now()
 	l.mu.Lock()
-	appeared := now.Sub(l.heard[b.Node]) > l.silence()
-	l.heard[b.Node] = now
+	appeared := !b.Leaving && (l.gone[b.Node] || now.Sub(l.heard[b.Node]) > l.silence())
+	l.heard[b.Node], l.gone[b.Node] = now, b.Leaving
 	l.full = l.full || appeared
 	l.mu.Unlock()
 	l.s.core.PeerLeaders(b)
@@ -172,6 +176,7 @@ func (l *leaders) forgetSilent() {
 	for node, at := range l.heard {
 		if time.Since(at) > l.silence() {
 			delete(l.heard, node)
+			delete(l.gone, node)
 			gone = append(gone, node)
 		}
 	}
@@ -181,10 +186,21 @@ func (l *leaders) forgetSilent() {
 	}
 }
 
-// Alive reports whether a node's broadcasts were heard lately; this node is.
+// Leave tells the other nodes that this one is stopping, so that none hands it
+// a leadership. It may be called once, after Start.
+func (s *Server) Leave() {
+	l := s.leaders
+	l.mu.Lock()
+	l.leaves, l.full = true, true
+	l.mu.Unlock()
+	l.stir()
+}
+
+// Alive reports whether a node's broadcasts were heard lately and it did not
+// say that it leaves; this node is.
 func (s *Server) Alive(node uint64) bool {
 	l := s.leaders
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return node == s.options.NodeID || time.Since(l.heard[node]) <= l.silence()
+	return node == s.options.NodeID || !l.gone[node] && time.Since(l.heard[node]) <= l.silence()
 }

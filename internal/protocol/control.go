@@ -346,9 +346,11 @@ type NodeTrimRequest struct {
 // LeadersBroadcast tells every node what the sender leads: all of it when Full
 // is set, else just what changed.
 type LeadersBroadcast struct {
-	Version int           `json:"version"`
-	Node    uint64        `json:"node"`
-	Full    bool          `json:"full"`
+	Version int    `json:"version"`
+	Node    uint64 `json:"node"`
+	Full    bool   `json:"full"`
+	// Leaving: the sender is stopping and no place to move leadership to.
+	Leaving bool          `json:"leaving,omitempty"`
 	Leaders []ShardLeader `json:"leaders"`
 }
 
