@@ -45,13 +45,13 @@ func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
 	for _, c := range configs {
 		node, err := New(Options{Config: c, Logger: o.Logger.With("node", c.Cluster.NodeID)})
 		if err != nil {
-			return nil, errors.Join(anyPortHint(err), l.Stop(ctx))
+			return nil, errors.Join(AnyPortHint(err), l.Stop(ctx))
 		}
 		l.nodes = append(l.nodes, node)
 		founders = append(founders, node.RaftAddr())
 	}
 	if err := l.startAll(ctx, founders); err != nil {
-		return nil, errors.Join(anyPortHint(err), l.Stop(ctx))
+		return nil, errors.Join(AnyPortHint(err), l.Stop(ctx))
 	}
 	return l, nil
 }
@@ -189,8 +189,8 @@ func addPort(addr string, n int) (string, error) {
 	return net.JoinHostPort(host, strconv.Itoa(p+n)), nil
 }
 
-// anyPortHint adds the way out to the error of a busy port.
-func anyPortHint(err error) error {
+// AnyPortHint adds the way out to the error of a busy port.
+func AnyPortHint(err error) error {
 	if err == nil || !slices.ContainsFunc([]string{"in use", "busy"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
 		return err
 	}

@@ -50,8 +50,14 @@ func (o *devOptions) runProcesses(cmd *cobra.Command, base config.Config) error 
 	children, stop := startChildren(executable, configs, cmd.ErrOrStderr())
 	defer stop()
 	ready, err := awaitReady(cmd.Context(), children)
+	if err != nil && !o.anyPort {
+		return broker.AnyPortHint(err)
+	}
 	if err != nil {
 		return err
+	}
+	for _, c := range children {
+		c.stderr.passErrors()
 	}
 	if err := o.announce(cmd, ready, time.Since(began)); err != nil {
 		return err
@@ -97,7 +103,7 @@ func (c *child) awaitReady(ctx context.Context) (readyInfo, error) {
 		case <-ctx.Done():
 			return one, errors.New("stopped before the cluster was ready")
 		case <-c.done:
-			return one, fmt.Errorf("a node did not start: %s", c.stderr.last())
+			return one, fmt.Errorf("a node did not start: %s", strings.TrimPrefix(c.stderr.last(), errorPrefix))
 		case <-ticker.C:
 		}
 	}
@@ -171,11 +177,23 @@ func (c *child) prepare(executable string, conf config.Config) error {
 	return nil
 }
 
-// tailWriter passes on what is written and keeps the last of it.
+// errorPrefix begins the line with which a process says why it ends.
+const errorPrefix = "error: "
+
+// tailWriter passes on what is written and keeps the last of it. Until
+// passErrors it keeps back the lines with which a process ends: the parent ends
+// with it and says the same.
 type tailWriter struct {
 	next io.Writer
 	mu   sync.Mutex
 	tail []byte // guarded by mu
+	all  bool   // pass everything; guarded by mu
+}
+
+func (w *tailWriter) passErrors() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = true
 }
 
 func (w *tailWriter) Write(p []byte) (int, error) {
@@ -185,8 +203,20 @@ func (w *tailWriter) Write(p []byte) (int, error) {
 	if len(w.tail) > keep {
 		w.tail = append(w.tail[:0], w.tail[len(w.tail)-keep:]...)
 	}
+	all := w.all
 	w.mu.Unlock()
-	return w.next.Write(p)
+	if all {
+		return w.next.Write(p)
+	}
+	for line := range bytes.Lines(p) {
+		if bytes.HasPrefix(line, []byte(errorPrefix)) {
+			continue
+		}
+		if _, err := w.next.Write(line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 // last returns the last line that was written.
