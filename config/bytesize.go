@@ -26,8 +26,15 @@ type sizeUnit struct {
 
 // sizeUnits is in the order in which suffixes are tried: longer ones first.
 var sizeUnits = [...]sizeUnit{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+	{"KiB", 1 << 10},
+	{"MiB", 1 << 20},
+	{"GiB", 1 << 30},
+	{"TiB", 1 << 40},
+	{"KB", 1e3},
+	{"MB", 1e6},
+	{"GB", 1e9},
+	{"TB", 1e12},
+	{"B", 1},
 }
 
 // ParseByteSize reads a size. Suffixes KiB MiB GiB TiB are powers of 1024, KB

@@ -179,8 +179,16 @@ func TestByteSizeReadsAndPrintsEveryForm(t *testing.T) {
 		want ByteSize
 		out  string
 	}{
-		{"0", 0, "0"}, {"-1", -1, "-1"}, {"1", 1, "1"}, {"1024", KiB, "1KiB"}, {"64KiB", 64 * KiB, "64KiB"},
-		{"64kib", 64 * KiB, "64KiB"}, {"1 GiB", GiB, "1GiB"}, {"1GB", 1e9, "1000000000"}, {"2TiB", 2 * TiB, "2TiB"}, {"10B", 10, "10"},
+		{"0", 0, "0"},
+		{"-1", -1, "-1"},
+		{"1", 1, "1"},
+		{"1024", KiB, "1KiB"},
+		{"64KiB", 64 * KiB, "64KiB"},
+		{"64kib", 64 * KiB, "64KiB"},
+		{"1 GiB", GiB, "1GiB"},
+		{"1GB", 1e9, "1000000000"},
+		{"2TiB", 2 * TiB, "2TiB"},
+		{"10B", 10, "10"},
 	}
 	for _, test := range tests {
 		got, err := ParseByteSize(test.in)

@@ -58,8 +58,10 @@ func (c Config) validateCluster(v *validator) {
 func (c Config) validateAddresses(v *validator) {
 	listens := map[string]string{}
 	for _, a := range []struct{ key, addr string }{
-		{"client.listen", c.Client.Listen}, {"nats_cluster.listen", c.NATSCluster.Listen},
-		{"raft.listen", c.Raft.Listen}, {"http.listen", c.HTTP.Listen},
+		{"client.listen", c.Client.Listen},
+		{"nats_cluster.listen", c.NATSCluster.Listen},
+		{"raft.listen", c.Raft.Listen},
+		{"http.listen", c.HTTP.Listen},
 	} {
 		host, port := v.address(a.key, a.addr)
 		if other, taken := listens[a.addr]; taken && port != "0" {

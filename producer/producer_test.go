@@ -193,9 +193,13 @@ func TestNothingIsLostDoubledOrReorderedUnderFaults(t *testing.T) {
 
 func TestNothingIsLostDoubledOrReorderedUnderRandomFaults(t *testing.T) {
 	kinds := []clienttest.Fault{
-		{Drop: true}, {DropReply: true}, {Twice: true},
-		{Refuse: errcode.Throttled, RetryAfter: time.Millisecond}, {Refuse: errcode.NotLeaderOrFollower},
-		{Answer: errcode.RequestTimedOut}, {Refuse: errcode.LeaderNotAvailable},
+		{Drop: true},
+		{DropReply: true},
+		{Twice: true},
+		{Refuse: errcode.Throttled, RetryAfter: time.Millisecond},
+		{Refuse: errcode.NotLeaderOrFollower},
+		{Answer: errcode.RequestTimedOut},
+		{Refuse: errcode.LeaderNotAvailable},
 	}
 	for seed := range uint64(4) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {

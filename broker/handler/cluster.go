@@ -18,8 +18,10 @@ const lagMax = 1000
 func (h *Handler) clusterInfo(ctx context.Context, _ protocol.Empty) (*protocol.ClusterInfo, error) {
 	image := h.options.Metadata.Image()
 	v := h.gather(ctx, nodeIDs(image), nil)
-	info := &protocol.ClusterInfo{ClusterID: image.ClusterID, ClusterName: image.ClusterName, Version: h.options.Version,
-		MetadataLeader: h.metadataLeader(), Topics: len(image.Topics()), Partitions: image.PartitionCount(), Nodes: []protocol.NodeInfo{}}
+	info := &protocol.ClusterInfo{
+		ClusterID: image.ClusterID, ClusterName: image.ClusterName, Version: h.options.Version,
+		MetadataLeader: h.metadataLeader(), Topics: len(image.Topics()), Partitions: image.PartitionCount(), Nodes: []protocol.NodeInfo{},
+	}
 	for _, n := range image.Nodes() {
 		node := protocol.NodeInfo{ID: n.ID, Version: n.Version, Rack: n.Rack, Client: n.ClientURLs, HTTP: n.HTTPAddr, Raft: n.RaftAddr}
 		if reply := v.nodes[n.ID]; reply != nil {
@@ -56,8 +58,10 @@ func rows(image *metadata.Image, v view) []protocol.PartitionRow {
 	for _, t := range image.Topics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			out = append(out, protocol.PartitionRow{Topic: t.Name, PartitionDescription: describePartition(p, v),
-				UnderReplicated: v.underReplicated(p)})
+			out = append(out, protocol.PartitionRow{
+				Topic: t.Name, PartitionDescription: describePartition(p, v),
+				UnderReplicated: v.underReplicated(p),
+			})
 		}
 	}
 	return out

@@ -30,14 +30,18 @@ type fleet struct {
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
 	store, _ := newStore(t, n)
-	f := &fleet{T: t, store: store, leaders: metadata.NewLeaders(), peers: fakePeers{}, nodes: map[uint64]*fakeReplicas{},
-		meta: map[uint64]protocol.ReplicaStatus{}}
+	f := &fleet{
+		T: t, store: store, leaders: metadata.NewLeaders(), peers: fakePeers{}, nodes: map[uint64]*fakeReplicas{},
+		meta: map[uint64]protocol.ReplicaStatus{},
+	}
 	for i := range n {
 		id := uint64(i + 1)
 		f.nodes[id] = &fakeReplicas{}
 		f.meta[id] = protocol.ReplicaStatus{Shard: metadata.ShardID, Replica: id, Role: "follower", Leader: 1, Term: 2}
-		h := New(Options{NodeID: id, Version: "v9", Replicas: f.nodes[id], Metadata: store, Leaders: f.leaders, Peers: f.peers,
-			MetadataRaft: func() (RaftState, bool) { return f.meta[id], true }, PeerTimeout: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+		h := New(Options{
+			NodeID: id, Version: "v9", Replicas: f.nodes[id], Metadata: store, Leaders: f.leaders, Peers: f.peers,
+			MetadataRaft: func() (RaftState, bool) { return f.meta[id], true }, PeerTimeout: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+		})
 		t.Cleanup(h.Close)
 		f.peers[id] = h
 	}

@@ -58,15 +58,21 @@ func newStore(t *testing.T, nodes int) (*metadata.Store, *instantRaft) {
 	store := metadata.NewStore(metadata.Options{RetryDelay: time.Millisecond})
 	raft := &instantRaft{machine: store.StateMachine(metadata.ShardID, 1)}
 	store.Attach(raft)
-	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{}, map[string]string{"retention_age": "168h", "retention_bytes": "-1",
-		"max_batch_bytes": "1MiB", "segment_bytes": "256MiB", "segment_age": "168h", "cleanup": "delete"})
+	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{}, map[string]string{
+		"retention_age": "168h", "retention_bytes": "-1",
+		"max_batch_bytes": "1MiB", "segment_bytes": "256MiB", "segment_age": "168h", "cleanup": "delete",
+	})
 	must(t, err)
-	must(t, store.Found(t.Context(), metadata.Founding{ClusterID: "c", ClusterName: "test",
-		Defaults: metadata.Defaults{Partitions: 1, Config: config}}))
+	must(t, store.Found(t.Context(), metadata.Founding{
+		ClusterID: "c", ClusterName: "test",
+		Defaults: metadata.Defaults{Partitions: 1, Config: config},
+	}))
 	for id := range nodes {
 		id := uint64(id + 1)
-		must(t, store.RegisterNode(t.Context(), metadata.Node{ID: id, Incarnation: string(rune('a' + id)),
-			RaftAddr: "127.0.0.1:1", ClientURLs: []string{"nats://127.0.0.1:4222"}}))
+		must(t, store.RegisterNode(t.Context(), metadata.Node{
+			ID: id, Incarnation: string(rune('a' + id)),
+			RaftAddr: "127.0.0.1:1", ClientURLs: []string{"nats://127.0.0.1:4222"},
+		}))
 	}
 	return store, raft
 }
@@ -322,7 +328,8 @@ type countingMetrics struct {
 }
 
 func (m *countingMetrics) Produced(_ string, records, _ int, _ bool) { m.produced.Add(int64(records)) }
-func (m *countingMetrics) Fetched(records, _ int)                    { m.fetched.Add(int64(records)) }
+
+func (m *countingMetrics) Fetched(records, _ int) { m.fetched.Add(int64(records)) }
 
 // newBench returns node 1 of a one-node cluster.
 func newBench(t *testing.T, change ...func(*Options)) *bench {

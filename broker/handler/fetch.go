@@ -149,8 +149,10 @@ func (f *fetch) read(buf *[]byte, offset int64, maxBytes int) (partitions.ReadRe
 // reply sends the n bytes of batches that result.Data holds behind the header's
 // room, as one message, without copying them.
 func (f *fetch) reply(result partitions.ReadResult, n int, last bool) {
-	r := protocol.FetchReply{Last: last, TopicID: f.target.topicID,
-		HighWatermark: result.HighWatermark, LogStart: result.LogStart}
+	r := protocol.FetchReply{
+		Last: last, TopicID: f.target.topicID,
+		HighWatermark: result.HighWatermark, LogStart: result.LogStart,
+	}
 	r.Leader, r.Epoch = f.h.hint(f.target)
 	r.AppendHeader(result.Data[:0], n)
 	f.send(result.Data[:protocol.FetchReplyHeaderSize+n])
@@ -159,8 +161,10 @@ func (f *fetch) reply(result partitions.ReadResult, n int, last bool) {
 // fail sends the one and last reply of a request that ends in an error.
 func (f *fetch) fail(err error) {
 	e := errcode.From(err)
-	r := protocol.FetchReply{Code: e.Code, Last: true, RetryAfterMs: uint32(e.RetryAfter.Milliseconds()),
-		TopicID: f.req.TopicID, HighWatermark: -1, LogStart: -1}
+	r := protocol.FetchReply{
+		Code: e.Code, Last: true, RetryAfterMs: uint32(e.RetryAfter.Milliseconds()),
+		TopicID: f.req.TopicID, HighWatermark: -1, LogStart: -1,
+	}
 	r.Leader, r.Epoch = f.h.hint(f.target)
 	f.h.metrics.Request("fetch", e.Code, f.h.options.Clock().Sub(f.start))
 	f.send(append(r.AppendHeader(nil, len(e.Message)), e.Message...))

@@ -55,8 +55,10 @@ func (h *Handler) callLeader(ctx context.Context, topic string, p *metadata.Part
 		if node := h.leaderNow(ctx, p); node != 0 {
 			err = h.call(ctx, node, name, req, reply)
 		} else {
-			err = &errcode.Error{Code: errcode.LeaderNotAvailable, RetryAfter: leaderlessRetryAfter,
-				Message: fmt.Sprintf("%s/%d has no serving leader; retry, or see `logbroker cluster health`", topic, p.ID)}
+			err = &errcode.Error{
+				Code: errcode.LeaderNotAvailable, RetryAfter: leaderlessRetryAfter,
+				Message: fmt.Sprintf("%s/%d has no serving leader; retry, or see `logbroker cluster health`", topic, p.ID),
+			}
 		}
 		switch errcode.Of(err) {
 		case errcode.NotLeaderOrFollower, errcode.LeaderNotAvailable:

@@ -18,8 +18,10 @@ func (h *Handler) metadata(ctx context.Context, req protocol.MetadataRequest) (*
 		}
 		image = h.options.Metadata.Image()
 	}
-	reply := &protocol.MetadataReply{ClusterID: image.ClusterID, ClusterName: image.ClusterName, Index: image.Index,
-		Nodes: []protocol.NodeMetadata{}, Topics: []protocol.TopicMetadata{}}
+	reply := &protocol.MetadataReply{
+		ClusterID: image.ClusterID, ClusterName: image.ClusterName, Index: image.Index,
+		Nodes: []protocol.NodeMetadata{}, Topics: []protocol.TopicMetadata{},
+	}
 	for _, n := range image.Nodes() {
 		reply.Nodes = append(reply.Nodes, protocol.NodeMetadata{ID: n.ID, ClientURLs: n.ClientURLs, HTTP: n.HTTPAddr, Raft: n.RaftAddr, Rack: n.Rack})
 	}
@@ -49,8 +51,10 @@ func missesOne(image *metadata.Image, topics []string) bool {
 }
 
 func (h *Handler) topicMetadata(t *metadata.Topic) protocol.TopicMetadata {
-	out := protocol.TopicMetadata{Name: t.Name, ID: t.ID, MaxBatchBytes: t.Config.MaxBatchBytes,
-		Partitions: make([]protocol.PartitionMetadata, len(t.Partitions))}
+	out := protocol.TopicMetadata{
+		Name: t.Name, ID: t.ID, MaxBatchBytes: t.Config.MaxBatchBytes,
+		Partitions: make([]protocol.PartitionMetadata, len(t.Partitions)),
+	}
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
 		leader, epoch, _ := h.options.Leaders.Leader(p.Shard)
@@ -64,6 +68,8 @@ func (h *Handler) producerID(ctx context.Context, _ protocol.Empty) (*protocol.P
 	if err != nil {
 		return nil, err
 	}
-	return &protocol.ProducerIDReply{ProducerID: id, Window: h.options.ProducerWindow,
-		ExpiryMs: h.options.ProducerExpiry.Milliseconds()}, nil
+	return &protocol.ProducerIDReply{
+		ProducerID: id, Window: h.options.ProducerWindow,
+		ExpiryMs: h.options.ProducerExpiry.Milliseconds(),
+	}, nil
 }

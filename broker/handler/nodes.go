@@ -36,9 +36,11 @@ func (h *Handler) nodeReplicas(_ context.Context, req protocol.ReplicasRequest) 
 
 func replicaStatus(r Replica) protocol.ReplicaStatus {
 	s := r.Status()
-	return protocol.ReplicaStatus{Shard: s.Shard, Replica: s.Replica, State: s.State, Role: s.Role, Term: s.Term,
+	return protocol.ReplicaStatus{
+		Shard: s.Shard, Replica: s.Replica, State: s.State, Role: s.Role, Term: s.Term,
 		Leader: s.LeaderNode, Last: s.Last, Commit: s.Commit, Applied: s.Applied, Epoch: s.Epoch, Serving: s.Serving,
-		LogStart: s.LogStart, HighWatermark: s.HighWatermark, SizeBytes: s.SizeBytes}
+		LogStart: s.LogStart, HighWatermark: s.HighWatermark, SizeBytes: s.SizeBytes,
+	}
 }
 
 // nodeTransfer hands leadership of a shard that this node leads to another node.

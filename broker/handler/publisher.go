@@ -85,8 +85,10 @@ type delivery struct {
 }
 
 func newPublisher(h *Handler) *publisher {
-	p := &publisher{h: h, budget: budget{max: h.options.PublishBytesMax},
-		lanes: make(map[laneKey]*lane), sticky: make(map[uint64]int32)}
+	p := &publisher{
+		h: h, budget: budget{max: h.options.PublishBytesMax},
+		lanes: make(map[laneKey]*lane), sticky: make(map[uint64]int32),
+	}
 	rand.Read(p.idStart[len(ownIDPrefix):])
 	return p
 }
@@ -147,8 +149,10 @@ func (p *publisher) lane(m *message, partition int32) *lane {
 	key := laneKey{m.topic.ID, partition}
 	l := p.lanes[key]
 	if l == nil {
-		l = &lane{key: key, topic: m.topic.Name, shard: m.topic.Partitions[partition].Shard,
-			inFlight: make(map[*delivery]struct{})}
+		l = &lane{
+			key: key, topic: m.topic.Name, shard: m.topic.Partitions[partition].Shard,
+			inFlight: make(map[*delivery]struct{}),
+		}
 		p.lanes[key] = l
 	}
 	return l
@@ -168,8 +172,10 @@ func (l *lane) open(m *message) *delivery {
 
 // deliver makes a delivery of m alone. p.mu is held.
 func (p *publisher) deliver(l *lane, m *message) *delivery {
-	d := &delivery{lane: l, id: m.id, messages: []message{*m}, size: recordbatch.HeaderSize + m.size,
-		deadline: m.start.Add(p.h.options.PublishTimeout)}
+	d := &delivery{
+		lane: l, id: m.id, messages: []message{*m}, size: recordbatch.HeaderSize + m.size,
+		deadline: m.start.Add(p.h.options.PublishTimeout),
+	}
 	if d.id == "" {
 		d.own = true
 		d.id = string(binary.BigEndian.AppendUint64(p.idStart[:], p.idNext))
@@ -347,8 +353,10 @@ func (p *publisher) end(d *delivery, r *protocol.ProduceReply, err error) {
 			p.h.acknowledge(m, refusal(err))
 		} else {
 			offset := r.BaseOffset + int64(i)
-			p.h.acknowledge(m, &protocol.PubAck{Stream: d.lane.topic, Sequence: uint64(offset) + 1,
-				Partition: d.lane.key.partition, Offset: offset, Duplicate: r.Duplicate && !d.own})
+			p.h.acknowledge(m, &protocol.PubAck{
+				Stream: d.lane.topic, Sequence: uint64(offset) + 1,
+				Partition: d.lane.key.partition, Offset: offset, Duplicate: r.Duplicate && !d.own,
+			})
 		}
 		p.h.gate.exit()
 	}

@@ -78,8 +78,10 @@ func (h *Handler) resolve(topic string, topicID uint64, partition int32) (target
 		return target{}, errcode.New(errcode.UnknownTopicOrPartition,
 			"topic %q has partitions 0 to %d, not %d", topic, len(t.Partitions)-1, partition)
 	}
-	out := target{topic: t.Name, topicID: t.ID, partition: partition,
-		shard: t.Partitions[partition].Shard, maxBatchBytes: int(t.Config.MaxBatchBytes)}
+	out := target{
+		topic: t.Name, topicID: t.ID, partition: partition,
+		shard: t.Partitions[partition].Shard, maxBatchBytes: int(t.Config.MaxBatchBytes),
+	}
 	if r, ok := h.options.Replicas.Get(out.shard); ok {
 		out.replica = r
 	}

@@ -1,8 +1,9 @@
 package handler
 
 import (
-	"logbroker/internal/errcode"
 	"time"
+
+	"logbroker/internal/errcode"
 )
 
 // PartitionRequest is one data-plane request to one partition. Payload is the

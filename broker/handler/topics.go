@@ -112,8 +112,10 @@ func (h *Handler) describeTopic(ctx context.Context, t *metadata.Topic) *protoco
 }
 
 func describe(t *metadata.Topic, v view) *protocol.TopicDescription {
-	out := &protocol.TopicDescription{Name: t.Name, ID: t.ID, Replicas: t.Replicas, Config: t.Config.Map(),
-		Partitions: make([]protocol.PartitionDescription, len(t.Partitions))}
+	out := &protocol.TopicDescription{
+		Name: t.Name, ID: t.ID, Replicas: t.Replicas, Config: t.Config.Map(),
+		Partitions: make([]protocol.PartitionDescription, len(t.Partitions)),
+	}
 	for i := range t.Partitions {
 		out.Partitions[i] = describePartition(&t.Partitions[i], v)
 	}

@@ -106,8 +106,10 @@ func (s *Server) partition(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if int(id) >= len(topic.Partitions) {
-		writeProblem(w, problem{Status: http.StatusNotFound, Title: "Not found", Code: errcode.UnknownTopicOrPartition,
-			Detail: "topic " + topic.Name + " has " + strconv.Itoa(len(topic.Partitions)) + " partitions"})
+		writeProblem(w, problem{
+			Status: http.StatusNotFound, Title: "Not found", Code: errcode.UnknownTopicOrPartition,
+			Detail: "topic " + topic.Name + " has " + strconv.Itoa(len(topic.Partitions)) + " partitions",
+		})
 		return
 	}
 	writeJSON(w, http.StatusOK, topic.Partitions[id])

@@ -43,8 +43,10 @@ func control(_ context.Context, verb string, body []byte) []byte {
 
 func start(t *testing.T, change func(*Options)) string {
 	t.Helper()
-	o := Options{Listen: "127.0.0.1:0", Ready: func() []string { return nil }, Control: control,
-		Metrics: prometheus.NewRegistry(), Detailed: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)}
+	o := Options{
+		Listen: "127.0.0.1:0", Ready: func() []string { return nil }, Control: control,
+		Metrics: prometheus.NewRegistry(), Detailed: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+	}
 	if change != nil {
 		change(&o)
 	}

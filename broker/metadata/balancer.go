@@ -102,8 +102,10 @@ func NewBalancer(o BalancerOptions) *Balancer {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Balancer{o: o, nudge: make(chan struct{}, 1), ended: make(chan ended, o.MaxMoves),
-		pending: map[uint64]*pendingMove{}, held: map[uint64]int{}, leaderless: map[uint64]int{}}
+	return &Balancer{
+		o: o, nudge: make(chan struct{}, 1), ended: make(chan ended, o.MaxMoves),
+		pending: map[uint64]*pendingMove{}, held: map[uint64]int{}, leaderless: map[uint64]int{},
+	}
 }
 
 // Start runs the balancer until ctx ends or Stop is called. Call it once.

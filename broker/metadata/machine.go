@@ -32,8 +32,10 @@ type machine struct {
 // NewStateMachine returns an empty state machine. onImage is told each new
 // image, from the goroutine that applies; it must not block.
 func NewStateMachine(onImage func(*Image)) statemachine.IStateMachine {
-	return &machine{image: &Image{}, onImage: onImage, nextTopic: 1, nextShard: FirstPartitionShard,
-		nextProducer: 1, requests: newRequests()}
+	return &machine{
+		image: &Image{}, onImage: onImage, nextTopic: 1, nextShard: FirstPartitionShard,
+		nextProducer: 1, requests: newRequests(),
+	}
 }
 
 // Update applies one command. It never fails: a command that cannot be carried
@@ -141,9 +143,11 @@ type snapshot struct {
 // SaveSnapshot writes the state machine as JSON.
 func (m *machine) SaveSnapshot(w io.Writer, _ statemachine.ISnapshotFileCollection, _ <-chan struct{}) error {
 	i := m.image
-	err := json.NewEncoder(w).Encode(snapshot{Version: snapshotVersion, Index: i.Index,
+	err := json.NewEncoder(w).Encode(snapshot{
+		Version: snapshotVersion, Index: i.Index,
 		ClusterID: i.ClusterID, ClusterName: i.ClusterName, Defaults: i.Defaults, Nodes: i.nodes, Topics: i.topics,
-		NextTopic: m.nextTopic, NextShard: m.nextShard, NextProducer: m.nextProducer, Requests: m.requests.order})
+		NextTopic: m.nextTopic, NextShard: m.nextShard, NextProducer: m.nextProducer, Requests: m.requests.order,
+	})
 	if err != nil {
 		return fmt.Errorf("writing the metadata snapshot: %w", err)
 	}
@@ -175,8 +179,10 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 
 // image builds the image that a snapshot stands for.
 func (s snapshot) image() *Image {
-	return newImage(Image{Index: s.Index, ClusterID: s.ClusterID, ClusterName: s.ClusterName, Defaults: s.Defaults,
-		nodes: s.Nodes, topics: s.Topics})
+	return newImage(Image{
+		Index: s.Index, ClusterID: s.ClusterID, ClusterName: s.ClusterName, Defaults: s.Defaults,
+		nodes: s.Nodes, topics: s.Topics,
+	})
 }
 
 // check returns what in s cannot be. It holds what the look-ups rest on: nodes

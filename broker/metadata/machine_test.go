@@ -40,13 +40,17 @@ func foundedRig(t *testing.T, nodes int) *rig {
 }
 
 func testNode(id uint64) Node {
-	return Node{ID: id, Incarnation: fmt.Sprintf("00000000-0000-0000-0000-%012d", id), RaftAddr: fmt.Sprintf("10.0.0.%d:63001", id),
-		ClientURLs: []string{fmt.Sprintf("nats://10.0.0.%d:4222", id)}}
+	return Node{
+		ID: id, Incarnation: fmt.Sprintf("00000000-0000-0000-0000-%012d", id), RaftAddr: fmt.Sprintf("10.0.0.%d:63001", id),
+		ClientURLs: []string{fmt.Sprintf("nats://10.0.0.%d:4222", id)},
+	}
 }
 
 func testConfig() TopicConfig {
-	return TopicConfig{RetentionAge: 168 * time.Hour, RetentionBytes: -1, MaxBatchBytes: 1 << 20,
-		SegmentBytes: 256 << 20, SegmentAge: 168 * time.Hour, Cleanup: CleanupDelete}
+	return TopicConfig{
+		RetentionAge: 168 * time.Hour, RetentionBytes: -1, MaxBatchBytes: 1 << 20,
+		SegmentBytes: 256 << 20, SegmentAge: 168 * time.Hour, Cleanup: CleanupDelete,
+	}
 }
 
 func testDefaults() Defaults { return Defaults{Partitions: 3, Config: testConfig()} }

@@ -76,8 +76,10 @@ func NewStore(o Options) *Store {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	s := &Store{logger: o.Logger, attemptTimeout: o.AttemptTimeout, retryDelay: o.RetryDelay, clock: o.Clock,
-		changed: make(chan struct{}), ids: newProducerBlock()}
+	s := &Store{
+		logger: o.Logger, attemptTimeout: o.AttemptTimeout, retryDelay: o.RetryDelay, clock: o.Clock,
+		changed: make(chan struct{}), ids: newProducerBlock(),
+	}
 	s.image.Store(&Image{})
 	return s
 }

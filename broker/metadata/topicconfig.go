@@ -47,26 +47,32 @@ func settings() map[string]setting {
 	return map[string]setting{
 		"retention_age": {
 			func(c *configPatch, s string) error { return setDuration(&c.RetentionAge, s, 0) },
-			func(c TopicConfig) string { return formatDuration(c.RetentionAge) }},
+			func(c TopicConfig) string { return formatDuration(c.RetentionAge) },
+		},
 		"retention_bytes": {
 			func(c *configPatch, s string) error { return setRetentionBytes(&c.RetentionBytes, s) },
-			func(c TopicConfig) string { return formatSize(c.RetentionBytes) }},
+			func(c TopicConfig) string { return formatSize(c.RetentionBytes) },
+		},
 		"max_batch_bytes": {
 			func(c *configPatch, s string) error {
 				return setSize(&c.MaxBatchBytes, s, BatchBytesMin, BatchBytesMax)
 			},
-			func(c TopicConfig) string { return formatSize(c.MaxBatchBytes) }},
+			func(c TopicConfig) string { return formatSize(c.MaxBatchBytes) },
+		},
 		"segment_bytes": {
 			func(c *configPatch, s string) error {
 				return setSize(&c.SegmentBytes, s, SegmentBytesMin, SegmentBytesMax)
 			},
-			func(c TopicConfig) string { return formatSize(c.SegmentBytes) }},
+			func(c TopicConfig) string { return formatSize(c.SegmentBytes) },
+		},
 		"segment_age": {
 			func(c *configPatch, s string) error { return setDuration(&c.SegmentAge, s, SegmentAgeMin) },
-			func(c TopicConfig) string { return formatDuration(c.SegmentAge) }},
+			func(c TopicConfig) string { return formatDuration(c.SegmentAge) },
+		},
 		"cleanup": {
 			func(c *configPatch, s string) error { return setCleanup(&c.Cleanup, s) },
-			func(c TopicConfig) string { return c.Cleanup }},
+			func(c TopicConfig) string { return c.Cleanup },
+		},
 	}
 }
 
@@ -201,8 +207,15 @@ type sizeUnit struct {
 // sizeUnits returns the suffixes, binary ones from small to large first.
 func sizeUnits() []sizeUnit {
 	return []sizeUnit{
-		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-		{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+		{"KiB", 1 << 10},
+		{"MiB", 1 << 20},
+		{"GiB", 1 << 30},
+		{"TiB", 1 << 40},
+		{"KB", 1e3},
+		{"MB", 1e6},
+		{"GB", 1e9},
+		{"TB", 1e12},
+		{"B", 1},
 	}
 }
 

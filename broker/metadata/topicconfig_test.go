@@ -13,8 +13,10 @@ func TestParseTopicConfig(t *testing.T) {
 		"retention_age": "90m", "retention_bytes": "1GB", "max_batch_bytes": "64KiB",
 		"segment_bytes": "65536", "segment_age": " 1h30m ", "cleanup": "delete",
 	})
-	want := TopicConfig{RetentionAge: 90 * time.Minute, RetentionBytes: 1e9, MaxBatchBytes: 64 << 10,
-		SegmentBytes: 65536, SegmentAge: 90 * time.Minute, Cleanup: "delete"}
+	want := TopicConfig{
+		RetentionAge: 90 * time.Minute, RetentionBytes: 1e9, MaxBatchBytes: 64 << 10,
+		SegmentBytes: 65536, SegmentAge: 90 * time.Minute, Cleanup: "delete",
+	}
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v", got, err)
 	}

@@ -41,9 +41,11 @@ func (s *Server) onControl(prefix string, plane handler.Plane) func(*nats.Msg) {
 
 // tooLarge is the answer where the answer does not fit into a message.
 func tooLarge(n int, most int64) []byte {
-	data, err := json.Marshal(protocol.Envelope[*protocol.Empty]{Version: protocol.ControlVersion,
+	data, err := json.Marshal(protocol.Envelope[*protocol.Empty]{
+		Version: protocol.ControlVersion,
 		Error: protocol.NewControlError(errcode.New(errcode.MessageTooLarge,
-			"the answer has %d bytes, a message holds %d; ask for less, a topic at a time", n, most))})
+			"the answer has %d bytes, a message holds %d; ask for less, a topic at a time", n, most)),
+	})
 	if err != nil {
 		panic(err) // a struct of numbers and strings
 	}

@@ -111,8 +111,10 @@ func (f *fakeCore) leads(node, shard uint64) bool {
 // startServer starts a server on free loopback ports.
 func startServer(t *testing.T, core Core, change ...func(*Options)) *Server {
 	t.Helper()
-	o := Options{NodeID: 1, ClusterName: "test", ClientListen: "127.0.0.1:0", RouteListen: "127.0.0.1:0",
-		Linger: 100 * time.Millisecond, FullBroadcastInterval: 50 * time.Millisecond, Logger: testLogger(t)}
+	o := Options{
+		NodeID: 1, ClusterName: "test", ClientListen: "127.0.0.1:0", RouteListen: "127.0.0.1:0",
+		Linger: 100 * time.Millisecond, FullBroadcastInterval: 50 * time.Millisecond, Logger: testLogger(t),
+	}
 	for _, f := range change {
 		f(&o)
 	}

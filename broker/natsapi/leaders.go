@@ -40,9 +40,11 @@ type leaders struct {
 }
 
 func newLeaders(s *Server) *leaders {
-	return &leaders{s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
+	return &leaders{
+		s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
 		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true,
-		heard: make(map[uint64]time.Time), gone: make(map[uint64]bool)}
+		heard: make(map[uint64]time.Time), gone: make(map[uint64]bool),
+	}
 }
 
 // set takes a leadership of this node.

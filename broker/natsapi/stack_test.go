@@ -81,13 +81,15 @@ func (k *stack) start(n *stackNode, members map[uint64]string) {
 	k.t.Helper()
 	var err error
 	n.store = metadata.NewStore(metadata.Options{RetryDelay: 10 * time.Millisecond})
-	n.raft, err = raftnode.Open(n.endpoint, raftnode.Options{Dir: "/raft", FS: vfs.NewMem(), NodeID: n.id, Incarnation: n.incarnation,
+	n.raft, err = raftnode.Open(n.endpoint, raftnode.Options{
+		Dir: "/raft", FS: vfs.NewMem(), NodeID: n.id, Incarnation: n.incarnation,
 		RTT: 5 * time.Millisecond, ElectionRTT: 40, HeartbeatRTT: 4, Resolve: k.resolve,
 		OnLeader: func(e raftnode.LeaderEvent) {
 			if h := n.host.Load(); h != nil {
 				h.LeaderEvent(e)
 			}
-		}})
+		},
+	})
 	must(k.t, err)
 	n.store.Attach(n.raft)
 	n.leaders = metadata.NewLeaders()
@@ -97,17 +99,23 @@ func (k *stack) start(n *stackNode, members map[uint64]string) {
 			routes = append(routes, other.server.RouteAddr())
 		}
 	}
-	n.server = New(Options{NodeID: n.id, ClusterName: "stack", ClientListen: "127.0.0.1:0", RouteListen: "127.0.0.1:0", Routes: routes,
-		Linger: 300 * time.Millisecond, FullBroadcastInterval: 200 * time.Millisecond, Logger: testLogger(k.t)})
+	n.server = New(Options{
+		NodeID: n.id, ClusterName: "stack", ClientListen: "127.0.0.1:0", RouteListen: "127.0.0.1:0", Routes: routes,
+		Linger: 300 * time.Millisecond, FullBroadcastInterval: 200 * time.Millisecond, Logger: testLogger(k.t),
+	})
 	fs := vfs.NewMem()
 	must(k.t, fs.MkdirAll("/partitions", 0o755))
-	host := partitions.NewHost(partitions.Options{Node: n.raft, FS: fs, Dir: "/partitions", NodeID: n.id,
+	host := partitions.NewHost(partitions.Options{
+		Node: n.raft, FS: fs, Dir: "/partitions", NodeID: n.id,
 		OnLeadership: func(l partitions.Leadership) {
 			n.server.Leadership(Leadership{Shard: l.Shard, Topic: l.Topic, Partition: l.Partition, Epoch: l.Epoch, Leading: l.Leading})
-		}})
+		},
+	})
 	n.host.Store(host)
-	n.handler = handler.New(handler.Options{NodeID: n.id, Version: "test", Replicas: handler.HostReplicas{Host: host}, Metadata: n.store,
-		Leaders: n.leaders, Peers: n.server, Producer: n.server, Alive: n.server.Alive})
+	n.handler = handler.New(handler.Options{
+		NodeID: n.id, Version: "test", Replicas: handler.HostReplicas{Host: host}, Metadata: n.store,
+		Leaders: n.leaders, Peers: n.server, Producer: n.server, Alive: n.server.Alive,
+	})
 	must(k.t, n.server.Start(n.handler))
 	must(k.t, n.raft.StartInMemory(raftnode.Shard{ID: metadata.ShardID, Replica: n.id, Members: members, SnapshotEntries: 1000, CompactionOverhead: 100},
 		n.store.StateMachine))
@@ -118,14 +126,18 @@ func (k *stack) found(ctx context.Context) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{}, map[string]string{"retention_age": "168h", "retention_bytes": "-1",
-		"max_batch_bytes": "1MiB", "segment_bytes": "256MiB", "segment_age": "168h", "cleanup": "delete"})
+	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{}, map[string]string{
+		"retention_age": "168h", "retention_bytes": "-1",
+		"max_batch_bytes": "1MiB", "segment_bytes": "256MiB", "segment_age": "168h", "cleanup": "delete",
+	})
 	must(k.t, err)
 	store := k.nodes[0].store
 	must(k.t, store.Found(ctx, metadata.Founding{ClusterID: "stack", ClusterName: "stack", Defaults: metadata.Defaults{Partitions: 1, Config: config}}))
 	for _, n := range k.nodes {
-		must(k.t, store.RegisterNode(ctx, metadata.Node{ID: n.id, Incarnation: n.incarnation, RaftAddr: n.endpoint.Addr(),
-			RouteAddr: n.server.RouteAddr(), ClientURLs: []string{n.server.ClientURL()}}))
+		must(k.t, store.RegisterNode(ctx, metadata.Node{
+			ID: n.id, Incarnation: n.incarnation, RaftAddr: n.endpoint.Addr(),
+			RouteAddr: n.server.RouteAddr(), ClientURLs: []string{n.server.ClientURL()},
+		}))
 	}
 }
 
@@ -145,9 +157,11 @@ func (k *stack) follow(ctx context.Context, n *stackNode) {
 				continue
 			}
 			clear(nodes)
-			spec := partitions.Spec{Shard: a.Partition.Shard, Replica: a.Replica.Replica, Topic: a.Topic.Name, TopicID: a.Topic.ID,
+			spec := partitions.Spec{
+				Shard: a.Partition.Shard, Replica: a.Replica.Replica, Topic: a.Topic.Name, TopicID: a.Topic.ID,
 				Partition: a.Partition.ID, Members: a.Partition.Members(), Nodes: map[uint64]uint64{},
-				Config: partitions.TopicConfig{SegmentBytes: a.Topic.Config.SegmentBytes, SegmentAge: a.Topic.Config.SegmentAge, MaxBatchBytes: a.Topic.Config.MaxBatchBytes}}
+				Config: partitions.TopicConfig{SegmentBytes: a.Topic.Config.SegmentBytes, SegmentAge: a.Topic.Config.SegmentAge, MaxBatchBytes: a.Topic.Config.MaxBatchBytes},
+			}
 			for _, r := range a.Partition.Replicas {
 				spec.Nodes[r.Replica] = r.Node
 			}

@@ -126,9 +126,11 @@ func TestBalanceLooksAtTheWholeCluster(t *testing.T) {
 
 func TestBalanceMovesOnlyToWhoMayLead(t *testing.T) {
 	rows := [][]uint64{{1, 2, 3}, {1, 2, 3}, {1, 2, 3}, {1, 2, 3}}
-	in := Leadership{Partitions: topicOf(1, rows, []uint64{1, 1, 1, 1}),
-		Alive:    func(n uint64) bool { return n != 2 },
-		CaughtUp: func(shard, node uint64) bool { return node != 3 || shard == 1003 }}
+	in := Leadership{
+		Partitions: topicOf(1, rows, []uint64{1, 1, 1, 1}),
+		Alive:      func(n uint64) bool { return n != 2 },
+		CaughtUp:   func(shard, node uint64) bool { return node != 3 || shard == 1003 },
+	}
 	moves := BalanceLeaders(in, 100)
 	if want := []Move{{1003, 1, 3}}; !reflect.DeepEqual(moves, want) {
 		t.Fatalf("got %+v, want %+v", moves, want)

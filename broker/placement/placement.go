@@ -87,8 +87,10 @@ type spread struct {
 
 func newSpread(nodes []Node, existing [][]uint64, add, replicas int) *spread {
 	n := len(nodes)
-	s := &spread{nodes: slices.Clone(nodes), replicas: replicas, add: add,
-		level: make([]int, n), quota: make([]int, n), rack: make([]int, n), led: make([]int, n), paired: make([][]int, n)}
+	s := &spread{
+		nodes: slices.Clone(nodes), replicas: replicas, add: add,
+		level: make([]int, n), quota: make([]int, n), rack: make([]int, n), led: make([]int, n), paired: make([][]int, n),
+	}
 	slices.SortFunc(s.nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	number := make(map[string]int, n)
 	place := make(map[uint64]int, n)

@@ -62,8 +62,10 @@ func NewControlError(err error) *ControlError {
 	if e == nil {
 		return nil
 	}
-	return &ControlError{Code: e.Code, Name: e.Code.String(), Message: e.Message,
-		Retriable: e.Code.Retriable(), RetryAfterMs: e.RetryAfter.Milliseconds()}
+	return &ControlError{
+		Code: e.Code, Name: e.Code.String(), Message: e.Message,
+		Retriable: e.Code.Retriable(), RetryAfterMs: e.RetryAfter.Milliseconds(),
+	}
 }
 
 // Err returns e as an *errcode.Error, nil for nil.

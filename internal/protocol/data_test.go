@@ -36,8 +36,10 @@ func messages() map[string]struct {
 		"produce-request": {append(produce.AppendHeader(nil), "batch"...), produce, func(b []byte) (any, error) { return DecodeProduceRequest(b) }},
 		"produce-reply":   {produceReply.Append(nil), produceReply, func(b []byte) (any, error) { return DecodeProduceReply(b) }},
 		"fetch-request":   {fetch.Append(nil), fetch, func(b []byte) (any, error) { return DecodeFetchRequest(b) }},
-		"fetch-reply": {append(fetchReply.AppendHeader(nil, len(fetchReply.Batches)), fetchReply.Batches...), fetchReply,
-			func(b []byte) (any, error) { return DecodeFetchReply(b) }},
+		"fetch-reply": {
+			append(fetchReply.AppendHeader(nil, len(fetchReply.Batches)), fetchReply.Batches...), fetchReply,
+			func(b []byte) (any, error) { return DecodeFetchReply(b) },
+		},
 		"offsets-request": {offsets.Append(nil), offsets, func(b []byte) (any, error) { return DecodeOffsetsRequest(b) }},
 		"offsets-reply":   {offsetsReply.Append(nil), offsetsReply, func(b []byte) (any, error) { return DecodeOffsetsReply(b) }},
 	}

@@ -204,9 +204,11 @@ func TestHostileBytesCloseTheConnection(t *testing.T) {
 		"local event":    append(messages[:8:8], batchFrame(func(b *pb.MessageBatch) { b.Requests[0].Type = pb.InstallSnapshot })...),
 		"unknown type":   append(messages[:8:8], batchFrame(func(b *pb.MessageBatch) { b.Requests[0].Type = 99 })...),
 		"snapshot": append(append([]byte(preamble), kindSnapshot), frameOf(pb.MustMarshal(&pb.Chunk{
-			DeploymentId: 77, ChunkId: 1}))...),
+			DeploymentId: 77, ChunkId: 1,
+		}))...),
 		"refused chunk": append(append([]byte(preamble), kindSnapshot), frameOf(pb.MustMarshal(&pb.Chunk{
-			DeploymentId: 77, ShardID: 1, ReplicaID: 1, From: 1, ChunkId: 3}))...),
+			DeploymentId: 77, ShardID: 1, ReplicaID: 1, From: 1, ChunkId: 3,
+		}))...),
 	}
 	for name, data := range cases {
 		if !sendRaw(t, e.Addr(), data) {
