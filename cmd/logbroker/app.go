@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,7 @@ type cluster struct {
 
 func newApp() *app {
 	return &app{
-		stdin: os.Stdin, stdout: cli.Output{File: os.Stdout}, stderr: os.Stderr,
+		stdin: os.Stdin, stdout: cli.Output{File: os.Stdout}, stderr: &serialWriter{w: os.Stderr},
 		stdinTerminal: cli.IsTerminal(os.Stdin), stdoutTerminal: cli.IsTerminal(os.Stdout), stderrTerminal: cli.IsTerminal(os.Stderr),
 		getenv: os.Getenv, configDir: userConfigDir, now: time.Now, watchEvery: 500 * time.Millisecond,
 		dial: func(ctx context.Context, c connection) (backend, error) {
@@ -98,6 +99,19 @@ func newApp() *app {
 			return consumer.NewReader(ctx, c.servers, p.topic, p.partition, opts...)
 		},
 	}
+}
+
+// serialWriter keeps apart what goroutines write: notes and progress.
+type serialWriter struct {
+	mu sync.Mutex // held while w is written to
+	w  io.Writer
+}
+
+// Write writes p.
+func (s *serialWriter) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
 }
 
 // userConfigDir is $XDG_CONFIG_HOME, else ~/.config, on every system.

@@ -89,7 +89,8 @@ func newClusterPartitions(a *app) *cobra.Command {
 				rows := reply.Partitions
 				if leaderless || underReplicated {
 					rows = slices.DeleteFunc(rows, func(r protocol.PartitionRow) bool {
-						return !(leaderless && r.Leader == nil || underReplicated && r.UnderReplicated)
+						wanted := leaderless && r.Leader == nil || underReplicated && r.UnderReplicated
+						return !wanted
 					})
 				}
 				return a.emit(&rows, func(t *table) {

@@ -302,10 +302,12 @@ func TestTLSFilesAreRead(t *testing.T) {
 }
 
 // metricNames are the metrics that the broker exposes.
-var metricNames = []string{"build_info", "partitions", "leadership_changes_total", "produce_records_total", "produce_bytes_total",
+var metricNames = []string{
+	"build_info", "partitions", "leadership_changes_total", "produce_records_total", "produce_bytes_total",
 	"produce_duplicates_total", "fetch_records_total", "fetch_bytes_total", "request_duration_seconds", "raft_log_sync_duration_seconds",
 	"raft_log_bytes", "segment_bytes", "consumer_group_lag", "consumer_group_members", "client_connections", "disk_free_bytes",
-	"partition_log_start_offset", "partition_high_watermark_offset", "partition_size_bytes", "partition_has_leader"}
+	"partition_log_start_offset", "partition_high_watermark_offset", "partition_size_bytes", "partition_has_leader",
+}
 
 func TestDashboardShowsTheBrokersMetricsAndNoOthers(t *testing.T) {
 	r := newRun(t, newFakeCluster(), "").do("generate", "grafana-dashboard")

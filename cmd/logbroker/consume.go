@@ -94,18 +94,8 @@ func (a *app) newConsuming(cmd *cobra.Command, flags *consumeFlags, topic string
 	if c.from, err = parseStartPoint(flags.from); err != nil {
 		return nil, err
 	}
-	if set("format") {
-		if c.format, err = parseFormat(flags.format); err != nil {
-			return nil, err
-		}
-	}
-	switch o := a.globals.output; {
-	case c.format != nil && (o == outputJSON || flags.binary):
-		return nil, cli.Usage("-f prints text; leave out -o json and --binary")
-	case o != outputDefault && o != outputJSON && c.format == nil:
-		return nil, cli.Usage("consume prints -o json or by -f, not -o %s", o)
-	case o == outputWide || o == outputYAML:
-		return nil, cli.Usage("consume prints -o json or by -f, not -o %s", o)
+	if err = c.setOutput(flags, set("format")); err != nil {
+		return nil, err
 	}
 	slices.Sort(flags.partitions)
 	c.partitions = slices.Compact(flags.partitions)
@@ -114,6 +104,22 @@ func (a *app) newConsuming(cmd *cobra.Command, flags *consumeFlags, topic string
 	}
 	c.conn, err = a.connection()
 	return c, err
+}
+
+// setOutput takes -f, -o and --binary.
+func (c *consuming) setOutput(flags *consumeFlags, formatted bool) (err error) {
+	if formatted {
+		if c.format, err = parseFormat(flags.format); err != nil {
+			return err
+		}
+	}
+	switch o := c.app.globals.output; {
+	case o != outputDefault && o != outputJSON:
+		return cli.Usage("consume prints -o json or by -f, not -o %s", o)
+	case formatted && (o == outputJSON || flags.binary):
+		return cli.Usage("-f prints text; leave out -o json and --binary")
+	}
+	return nil
 }
 
 func (c *consuming) run(ctx context.Context) error {
@@ -159,7 +165,7 @@ func (c *consuming) plan(ctx context.Context) ([]span, error) {
 	if err := c.choose(meta); err != nil {
 		return nil, err
 	}
-	return c.app.spans(ctx, b, c.topic, c.partitions, c.from, c.exitAtEnd)
+	return c.spans(ctx, b)
 }
 
 // choose takes all partitions where none is named, and refuses those that are
@@ -238,18 +244,21 @@ func (c *consuming) readPartition(ctx context.Context, s span, partitions int) e
 		if c.limited && c.left.Load() <= 0 {
 			c.cancel(errEnough)
 		}
-		if ended || ctx.Err() != nil {
+		if ended || isEnded(ctx) {
 			return nil
 		}
 	}
 }
 
+// ignoreEnd returns err unless ctx has ended, of which it may be a consequence.
 func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if isEnded(ctx) {
 		return nil
 	}
 	return err
 }
+
+func isEnded(ctx context.Context) bool { return ctx.Err() != nil }
 
 // trimmedCheck is how long a partition that has an end may be silent before it
 // is looked up whether the records up to there are still in the log.
@@ -268,25 +277,24 @@ func (c *consuming) poll(ctx context.Context, r recordReader, s span) ([]consume
 		if len(records) > 0 || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			return records, err
 		}
-		trimmed, err := c.trimmed(ctx, s)
-		if trimmed || err != nil {
-			return nil, err
+		if c.trimmed(ctx, s) {
+			return nil, nil
 		}
 	}
 }
 
 // trimmed reports whether the log starts at or after the end of s. Not being
 // able to ask says nothing: the reader goes on.
-func (c *consuming) trimmed(ctx context.Context, s span) (bool, error) {
+func (c *consuming) trimmed(ctx context.Context, s span) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
 	defer cancel()
 	b, err := c.app.dial(ctx, c.conn)
 	if err != nil {
-		return false, nil //nolint:nilerr // see above
+		return false
 	}
 	defer b.Close()
 	reply, err := b.Offsets(ctx, c.topic, s.partition, protocol.TimestampEarliest)
-	return err == nil && reply.Offset >= s.end, nil //nolint:nilerr // see above
+	return err == nil && reply.Offset >= s.end
 }
 
 // before returns the records whose offset is below end.

@@ -131,8 +131,10 @@ func sections() []section {
 			{"timeseries", "Request time, 99th percentile", "By request.", "s", []query{{quantile("0.99", "request_duration_seconds", "api"), "{{api}}"}}},
 			{"timeseries", "Request time, median", "By request.", "s", []query{{quantile("0.5", "request_duration_seconds", "api"), "{{api}}"}}},
 			{"timeseries", "Requests", "By request.", "reqps", []query{{rate("request_duration_seconds_count", "api"), "{{api}}"}}},
-			{"timeseries", "Refusals", "Requests that were not answered with success, by code.", "reqps",
-				[]query{{`sum by (api,code) (rate(logbroker_request_duration_seconds_count{` + only + `,code!="NONE"}[$__rate_interval]))`, "{{api}} {{code}}"}}},
+			{
+				"timeseries", "Refusals", "Requests that were not answered with success, by code.", "reqps",
+				[]query{{`sum by (api,code) (rate(logbroker_request_duration_seconds_count{` + only + `,code!="NONE"}[$__rate_interval]))`, "{{api}} {{code}}"}},
+			},
 			{"timeseries", "Client connections", "", "short", byInstance(sum("client_connections", "instance"))},
 			{"timeseries", "Leadership changes", "", "short", byInstance("sum by (instance) (increase(logbroker_leadership_changes_total{" + only + "}[$__rate_interval]))")},
 		}},
@@ -147,12 +149,18 @@ func sections() []section {
 			{"timeseries", "Members", "", "short", []query{{`sum by (group) (logbroker_consumer_group_members{` + only + `})`, "{{group}}"}}},
 		}},
 		{"Partitions (needs the detailed page: generate prometheus-config --detailed)", []graph{
-			{"timeseries", "Without a leader", "Partitions that no node knows a leader of.", "short",
-				[]query{{`count(max by (topic,partition) (logbroker_partition_has_leader) == 0) or vector(0)`, "partitions"}}},
-			{"timeseries", "Growth of the high watermark", "Records per second by topic.", "cps",
-				[]query{{`sum by (topic) (max by (topic,partition) (rate(logbroker_partition_high_watermark_offset[$__rate_interval])))`, "{{topic}}"}}},
-			{"timeseries", "Readable records", "High watermark less log start.", "short",
-				[]query{{`sum by (topic) (max by (topic,partition) (logbroker_partition_high_watermark_offset) - max by (topic,partition) (logbroker_partition_log_start_offset))`, "{{topic}}"}}},
+			{
+				"timeseries", "Without a leader", "Partitions that no node knows a leader of.", "short",
+				[]query{{`count(max by (topic,partition) (logbroker_partition_has_leader) == 0) or vector(0)`, "partitions"}},
+			},
+			{
+				"timeseries", "Growth of the high watermark", "Records per second by topic.", "cps",
+				[]query{{`sum by (topic) (max by (topic,partition) (rate(logbroker_partition_high_watermark_offset[$__rate_interval])))`, "{{topic}}"}},
+			},
+			{
+				"timeseries", "Readable records", "High watermark less log start.", "short",
+				[]query{{`sum by (topic) (max by (topic,partition) (logbroker_partition_high_watermark_offset) - max by (topic,partition) (logbroker_partition_log_start_offset))`, "{{topic}}"}},
+			},
 			{"timeseries", "Size", "Segments of all replicas, by topic.", "bytes", []query{{`sum by (topic) (logbroker_partition_size_bytes)`, "{{topic}}"}}},
 		}},
 	}
@@ -202,8 +210,10 @@ func newDashboard() *dashboard {
 }
 
 func choice(name, label, query string, source *datasource) variable {
-	return variable{Name: name, Label: label, Type: "query", Query: query, Datasource: source, Refresh: 2,
-		IncludeAll: true, Multi: true, AllValue: ".*", Current: map[string]any{"text": "All", "value": "$__all"}}
+	return variable{
+		Name: name, Label: label, Type: "query", Query: query, Datasource: source, Refresh: 2,
+		IncludeAll: true, Multi: true, AllValue: ".*", Current: map[string]any{"text": "All", "value": "$__all"},
+	}
 }
 
 func (d *dashboard) add(p panel) {
@@ -213,8 +223,10 @@ func (d *dashboard) add(p panel) {
 
 func (g graph) panel(at gridPos, source *datasource) panel {
 	zero := 0
-	p := panel{Type: g.kind, Title: g.title, Description: g.about, Datasource: source, GridPos: at,
-		FieldConfig: fieldConfig{Defaults: fieldDefaults{Unit: g.unit, Min: &zero}, Overrides: []any{}}}
+	p := panel{
+		Type: g.kind, Title: g.title, Description: g.about, Datasource: source, GridPos: at,
+		FieldConfig: fieldConfig{Defaults: fieldDefaults{Unit: g.unit, Min: &zero}, Overrides: []any{}},
+	}
 	for i, q := range g.queries {
 		p.Targets = append(p.Targets, target{RefID: string(rune('A' + i)), Expr: q.expr, Legend: q.legend, Source: source})
 	}

@@ -19,7 +19,7 @@ func explain(err error) error {
 	}
 	var refused *errcode.Error
 	if errors.As(err, &refused) {
-		text := fmt.Errorf("%s", readable(err, refused))
+		text := fmt.Errorf("%s", readable(err))
 		return &cli.ExitError{Code: exitCode(refused.Code), Err: text}
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -29,7 +29,7 @@ func explain(err error) error {
 }
 
 // readable puts a refusal as "message (NAME)", and what wraps it as it is.
-func readable(err error, refused *errcode.Error) string {
+func readable(err error) string {
 	if same, ok := err.(*errcode.Error); ok && same.Message != "" { //nolint:errorlint // whether it is wrapped is the question
 		return fmt.Sprintf("%s (%s)", same.Message, same.Code)
 	}

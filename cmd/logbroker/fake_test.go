@@ -76,8 +76,10 @@ func (c *fakeCluster) describe(t *fakeTopic) *protocol.TopicDescription {
 	d := &protocol.TopicDescription{Name: t.name, ID: 7, Replicas: 3, Config: map[string]string{"cleanup": "delete"}}
 	for i, records := range t.stored {
 		leader := uint64(i + 1)
-		d.Partitions = append(d.Partitions, protocol.PartitionDescription{Partition: int32(i), Leader: &leader, PreferredLeader: leader,
-			Epoch: 4, Replicas: []uint64{1, 2, 3}, LogStart: t.start[i], HighWatermark: int64(len(records)), SizeBytes: 2048})
+		d.Partitions = append(d.Partitions, protocol.PartitionDescription{
+			Partition: int32(i), Leader: &leader, PreferredLeader: leader,
+			Epoch: 4, Replicas: []uint64{1, 2, 3}, LogStart: t.start[i], HighWatermark: int64(len(records)), SizeBytes: 2048,
+		})
 	}
 	return d
 }
@@ -302,14 +304,16 @@ func newRun(t *testing.T, c *fakeCluster, stdin string) *run {
 			c.dials = append(c.dials, conn)
 			return c, nil
 		},
-		newProducer: func(context.Context, connection, ...producer.Option) (recordSender, error) { return newFakeSender(c), nil },
+		newProducer: func(context.Context, connection, ...producer.Option) (recordSender, error) {
+			return newFakeSender(c), nil
+		},
 		// The position to start at is inside the options, which only package
 		// consumer can read: tests that care about it look at spans.
 		newReader: func(_ context.Context, _ connection, p partitionName, _ ...consumer.Option) (recordReader, error) {
 			return &fakeReader{c: c, name: p, position: c.topics[p.topic].start[p.partition]}, nil
 		},
 	}
-	r.app.stderr = &r.stderr
+	r.app.stderr = &serialWriter{w: &r.stderr}
 	return r
 }
 
@@ -321,7 +325,7 @@ func (r *run) do(args ...string) *run {
 	if r.app.stdout == nil {
 		r.app.stdout = &r.stdout
 	}
-	r.code = cli.Run(newRoot(r.app), args, r.app.stdout, &r.stderr)
+	r.code = cli.Run(newRoot(r.app), args, r.app.stdout, r.app.stderr)
 	return r
 }
 

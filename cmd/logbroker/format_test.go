@@ -10,8 +10,10 @@ import (
 )
 
 func TestFormatPrintsVerbsAndEscapes(t *testing.T) {
-	r := consumer.Record{Topic: "orders", Partition: 2, Offset: 17, Timestamp: time.UnixMilli(1234), Key: []byte("k"), Value: []byte("v w"),
-		Headers: []consumer.Header{{Key: "a", Value: []byte("1")}, {Key: "b", Value: nil}}}
+	r := consumer.Record{
+		Topic: "orders", Partition: 2, Offset: 17, Timestamp: time.UnixMilli(1234), Key: []byte("k"), Value: []byte("v w"),
+		Headers: []consumer.Header{{Key: "a", Value: []byte("1")}, {Key: "b", Value: nil}},
+	}
 	for format, want := range map[string]string{
 		`%v\n`:              "v w\n",
 		`%t/%p@%o\t%k=%v\n`: "orders/2@17\tk=v w\n",
@@ -178,8 +180,10 @@ func BenchmarkSplitLines(b *testing.B) {
 }
 
 func BenchmarkAppendRecordJSON(b *testing.B) {
-	r := consumer.Record{Topic: "events", Partition: 3, Offset: 123456, Timestamp: time.UnixMilli(1700000000000), Key: []byte("package-name"),
-		Value: []byte(`some text of a "line" that is about eighty bytes long, more or less....`)}
+	r := consumer.Record{
+		Topic: "events", Partition: 3, Offset: 123456, Timestamp: time.UnixMilli(1700000000000), Key: []byte("package-name"),
+		Value: []byte(`some text of a "line" that is about eighty bytes long, more or less....`),
+	}
 	var dst []byte
 	for b.Loop() {
 		dst = appendRecordJSON(dst[:0], &r, false)

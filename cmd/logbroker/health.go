@@ -121,7 +121,7 @@ func (h *healthWatch) forever(ctx context.Context) error {
 	var last *protocol.ClusterHealth
 	for {
 		health := h.look(ctx, h.app.globals.timeout)
-		if ctx.Err() != nil {
+		if isEnded(ctx) {
 			return nil
 		}
 		if last == nil || !reflect.DeepEqual(last, health) {
@@ -192,11 +192,12 @@ func watch[T any](ctx context.Context, a *app, look func(context.Context) (T, er
 	noted := ""
 	for {
 		now, err := look(ctx)
+		if isEnded(ctx) {
+			return nil
+		}
 		err = explain(err)
 		var coded *cli.ExitError
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case errors.As(err, &coded) && coded.Code != cli.ExitFailure:
 			return err
 		case err != nil:

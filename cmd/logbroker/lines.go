@@ -138,10 +138,8 @@ func (l *lineReader) fill(ctx context.Context) error {
 	}
 	l.pending = append(l.pending[:copy(l.pending, l.pending[l.start:])], c.data...)
 	l.start = 0
-	if c.err != nil {
-		l.end = c.err
-		return nil
+	if l.end = c.err; l.end == nil {
+		l.empty <- c.data
 	}
-	l.empty <- c.data
 	return nil
 }

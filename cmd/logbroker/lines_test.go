@@ -17,7 +17,7 @@ func readLines(t *testing.T, in io.Reader, terminator string, per int) (records 
 	for {
 		record, err := l.next(t.Context())
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return records, numbers
 		case errors.Is(err, errRecordTooLong):
 			record = []byte("TOO LONG")

@@ -101,20 +101,7 @@ func (a *app) newProducing(cmd *cobra.Command, flags *produceFlags, args []strin
 	case len(args) == 1:
 		p.topic = args[0]
 	}
-	set := cmd.Flags().Changed
-	if set("key") && format.has('k') || set("partition") && format.has('p') {
-		return nil, nil, cli.Usage("-k and %%k, or -p and %%p, exclude each other")
-	}
-	if set("key") {
-		p.key = []byte(flags.key)
-	}
-	if set("partition") {
-		if flags.partition < 0 {
-			return nil, nil, cli.Usage("-p %d: there are no negative partitions", flags.partition)
-		}
-		p.partition = &flags.partition
-	}
-	if p.headers, err = parseHeaders(flags.headers); err != nil {
+	if err := p.setFixed(cmd, flags); err != nil {
 		return nil, nil, err
 	}
 	codec, err := parseCodec(flags.codec)
@@ -126,6 +113,25 @@ func (a *app) newProducing(cmd *cobra.Command, flags *produceFlags, args []strin
 	}
 	p.conn, err = a.connection()
 	return p, []producer.Option{producer.WithCompression(codec)}, err
+}
+
+// setFixed takes what every record gets alike: -k, -p and -H.
+func (p *producing) setFixed(cmd *cobra.Command, flags *produceFlags) (err error) {
+	set := cmd.Flags().Changed
+	switch {
+	case set("key") && p.format.has('k') || set("partition") && p.format.has('p'):
+		return cli.Usage("-k and %%k, or -p and %%p, exclude each other")
+	case set("partition") && flags.partition < 0:
+		return cli.Usage("-p %d: there are no negative partitions", flags.partition)
+	}
+	if set("key") {
+		p.key = []byte(flags.key)
+	}
+	if set("partition") {
+		p.partition = &flags.partition
+	}
+	p.headers, err = parseHeaders(flags.headers)
+	return err
 }
 
 func parseHeaders(pairs []string) ([]producer.Header, error) {
@@ -304,7 +310,7 @@ func (p *producing) done(line int64, receipt producer.Receipt, err error) {
 // outcome is the command's error: first what is wrong with the input, then what
 // was not acked.
 func (p *producing) outcome(inputErr, closeErr, ackErr error) error {
-	first, n := p.faults.result()
+	n, first := p.faults.result()
 	var errs []error
 	if inputErr != nil {
 		errs = append(errs, inputErr)
@@ -365,10 +371,10 @@ func (f *faults) add(a *app, line int64, err error) {
 	}
 }
 
-func (f *faults) result() (first error, count int64) {
+func (f *faults) result() (count int64, first error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.first, f.count
+	return f.count, f.first
 }
 
 // ofRecord reports whether err is the fault of one record, so that others may
@@ -393,4 +399,3 @@ func faultText(err error) string {
 	}
 	return code.String() + ": " + text
 }
-

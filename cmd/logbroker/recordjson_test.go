@@ -18,16 +18,26 @@ func TestRecordJSONHasItsFixedShape(t *testing.T) {
 		binary bool
 		want   string
 	}{
-		{r: consumer.Record{Topic: "t", Partition: 1, Offset: 2, Timestamp: at, Value: []byte("a\"\\\n\x01ü")},
-			want: `{"topic":"t","partition":1,"offset":2,"timestamp":1700000000000,"key":null,"value":"a\"\\\n\u0001ü","headers":[]}`},
-		{r: consumer.Record{Topic: "t", Timestamp: at, Key: []byte{}, Value: nil},
-			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":"","value":null,"headers":[]}`},
-		{r: consumer.Record{Topic: "t", Timestamp: at, Key: []byte{0xff}, Value: []byte{0xfe, 0}},
-			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key_base64":"/w==","value_base64":"/gA=","headers":[]}`},
-		{r: consumer.Record{Topic: "t", Timestamp: at, Value: []byte("v")}, binary: true,
-			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":null,"value":"dg==","value_base64":"dg==","headers":[]}`},
-		{r: consumer.Record{Topic: "t", Timestamp: at, Value: []byte("v"), Headers: []consumer.Header{{Key: "h", Value: []byte("x")}, {Key: "i"}}},
-			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":null,"value":"v","headers":[{"key":"h","value":"x"},{"key":"i","value":null}]}`},
+		{
+			r:    consumer.Record{Topic: "t", Partition: 1, Offset: 2, Timestamp: at, Value: []byte("a\"\\\n\x01ü")},
+			want: `{"topic":"t","partition":1,"offset":2,"timestamp":1700000000000,"key":null,"value":"a\"\\\n\u0001ü","headers":[]}`,
+		},
+		{
+			r:    consumer.Record{Topic: "t", Timestamp: at, Key: []byte{}, Value: nil},
+			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":"","value":null,"headers":[]}`,
+		},
+		{
+			r:    consumer.Record{Topic: "t", Timestamp: at, Key: []byte{0xff}, Value: []byte{0xfe, 0}},
+			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key_base64":"/w==","value_base64":"/gA=","headers":[]}`,
+		},
+		{
+			r: consumer.Record{Topic: "t", Timestamp: at, Value: []byte("v")}, binary: true,
+			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":null,"value":"dg==","value_base64":"dg==","headers":[]}`,
+		},
+		{
+			r:    consumer.Record{Topic: "t", Timestamp: at, Value: []byte("v"), Headers: []consumer.Header{{Key: "h", Value: []byte("x")}, {Key: "i"}}},
+			want: `{"topic":"t","partition":0,"offset":0,"timestamp":1700000000000,"key":null,"value":"v","headers":[{"key":"h","value":"x"},{"key":"i","value":null}]}`,
+		},
 	} {
 		if got := string(appendRecordJSON(nil, &c.r, c.binary)); got != c.want+"\n" {
 			t.Errorf("got  %swant %s", got, c.want)

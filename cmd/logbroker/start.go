@@ -92,20 +92,21 @@ func (s span) empty() bool { return s.end >= 0 && s.start >= s.end }
 const spansAtOnce = 16
 
 // spans finds the offsets to read of every partition, under ctx. The ends are
-// the high watermarks of now where exitAtEnd is set.
-func (a *app) spans(ctx context.Context, b backend, topic string, partitions []int32, from startPoint, exitAtEnd bool) ([]span, error) {
+// the high watermarks of now with -e.
+func (c *consuming) spans(ctx context.Context, b backend) ([]span, error) {
+	from := c.from
 	if from.kind == startDuration {
-		from.kind, from.time = startTime, a.now().Add(-from.since)
+		from.kind, from.time = startTime, c.app.now().Add(-from.since)
 	}
-	out, errs := make([]span, len(partitions)), make([]error, len(partitions))
+	out, errs := make([]span, len(c.partitions)), make([]error, len(c.partitions))
 	slots := make(chan struct{}, spansAtOnce)
 	var all sync.WaitGroup
-	for i, p := range partitions {
+	for i, p := range c.partitions {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			l := offsetLookup{ctx: ctx, b: b, name: partitionName{topic, p}}
-			out[i], errs[i] = l.span(from, exitAtEnd)
+			l := offsetLookup{ctx: ctx, b: b, name: partitionName{c.topic, p}}
+			out[i], errs[i] = l.span(from, c.exitAtEnd)
 		})
 	}
 	all.Wait()

@@ -143,8 +143,8 @@ func Run(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	return coded.Code
 }
 
-// ErrOutputClosed: whoever read the output has gone, as in `… | head -1`. Run
-// takes it as a success and says nothing.
+// ErrOutputClosed says that whoever read the output has gone, as in
+// `… | head -1`. Run takes it as a success and says nothing.
 var ErrOutputClosed = errors.New("the output is closed")
 
 // Output is a standard stream whose writes fail with ErrOutputClosed once
