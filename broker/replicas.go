@@ -18,6 +18,8 @@ type replicaHost interface {
 	Start(spec partitions.Spec) error
 	Remove(shard uint64) error
 	Update(shard uint64, config partitions.TopicConfig)
+	Leftovers() ([]partitions.ReplicaKey, error)
+	Discard(k partitions.ReplicaKey) error
 }
 
 // replicaStore is the part of metadata.Store that replicas reads and writes.
@@ -44,6 +46,8 @@ type replicas struct {
 	// fresh holds the replicas that this process was the first to mark: they
 	// have no log yet. A mark found at start-up is somebody's earlier life.
 	fresh map[metadata.ReplicaKey]bool
+	// tidied is set once what was deleted while the node was down is gone.
+	tidied bool
 }
 
 func newReplicas(host replicaHost, store replicaStore, nodeID uint64, logger *slog.Logger) *replicas {
@@ -72,6 +76,10 @@ func (r *replicas) run(ctx context.Context) {
 func (r *replicas) follow(ctx context.Context, image *metadata.Image) bool {
 	wanted := image.ReplicasOn(r.nodeID)
 	done := r.remove(wanted)
+	if !r.tidied {
+		r.tidied = r.tidy(image)
+		done = done && r.tidied
+	}
 	unmarked := []metadata.ReplicaKey{}
 	for _, a := range wanted {
 		switch {
@@ -149,6 +157,35 @@ func (r *replicas) remove(wanted []metadata.Assignment) bool {
 			continue
 		}
 		delete(r.running, shard)
+	}
+	return done
+}
+
+// tidy deletes the replicas of topics that were deleted while this node was
+// down. The image is at least as new as the node's start, so a shard that was
+// given once and is not there belonged to such a topic. A shard that was never
+// given means that the metadata is older than the files: those stay.
+func (r *replicas) tidy(image *metadata.Image) bool {
+	left, err := r.host.Leftovers()
+	if err != nil {
+		r.logger.Error("cannot look for replicas of deleted topics; trying again", "err", err)
+		return false
+	}
+	done := true
+	for _, k := range left {
+		if _, _, wanted := image.PartitionByShard(k.Shard); wanted {
+			continue
+		}
+		if k.Shard >= image.NextShard {
+			r.logger.Error("files of a shard that the metadata never gave to a partition; leaving them", "shard", k.Shard, "replica", k.Replica)
+			continue
+		}
+		if err := r.host.Discard(k); err != nil {
+			r.logger.Error("cannot remove a replica of a deleted topic; trying again", "shard", k.Shard, "replica", k.Replica, "err", err)
+			done = false
+			continue
+		}
+		r.logger.Info("removed a replica of a topic that was deleted while the node was down", "shard", k.Shard, "replica", k.Replica)
 	}
 	return done
 }

@@ -54,6 +54,7 @@ func (m *machine) createTopic(next *Image, c command, body createTopic) (result,
 	}
 	m.nextTopic++
 	m.nextShard += uint64(len(t.Partitions))
+	next.NextShard = m.nextShard
 	next.withTopic(t, 0)
 	return result{TopicID: t.ID}, nil
 }
@@ -82,8 +83,10 @@ func planTopic(m *Image, c createTopic, ids planIDs) (*Topic, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Topic{Name: c.Name, ID: ids.topic, Replicas: replicas, Config: c.Config, RequestID: ids.request,
-		CreatedMs: ids.timeMs, Partitions: m.newPartitions(rows, 0, ids.shard)}, nil
+	return &Topic{
+		Name: c.Name, ID: ids.topic, Replicas: replicas, Config: c.Config, RequestID: ids.request,
+		CreatedMs: ids.timeMs, Partitions: m.newPartitions(rows, 0, ids.shard),
+	}, nil
 }
 
 // mayCreate checks all of c but its placement.
@@ -234,6 +237,7 @@ func (m *machine) addPartitions(next *Image, _ command, body addPartitions) (res
 	t := *old
 	t.Partitions = slices.Concat(old.Partitions, next.newPartitions(rows, have, m.nextShard))
 	m.nextShard += uint64(add)
+	next.NextShard = m.nextShard
 	next.withTopic(&t, have)
 	return result{TopicID: t.ID}, nil
 }

@@ -111,6 +111,9 @@ type Image struct {
 	ClusterID   string // "" until the cluster is founded
 	ClusterName string
 	Defaults    Defaults
+	// NextShard is above every shard that was ever given to a partition. A shard
+	// below it without a partition belonged to a topic that was deleted.
+	NextShard uint64
 
 	nodes  []Node       // by id
 	topics []*Topic     // by id, which is also the order of creation
