@@ -139,7 +139,7 @@ func (e *Endpoint) Handshake(ctx context.Context, addr string, request []byte) (
 	if err != nil {
 		return nil, fmt.Errorf("raftnode: handshake with %s: %w", addr, err)
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // the exchange is over or has failed already
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	frame := append(make([]byte, frameHeaderBytes, frameHeaderBytes+len(request)), request...)

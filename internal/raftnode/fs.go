@@ -13,7 +13,7 @@ import (
 )
 
 // hostFS is the file system that dragonboat and tan see. It differs from the one
-// below in three things:
+// below in four things:
 //
 //   - dragonboat puts the host name into every path below its directory, so that
 //     a renamed host would look like a lost disk and bootstrap empty logs. The
@@ -23,6 +23,7 @@ import (
 //     Here no file is.
 //   - syncs of log files are counted and timed, and a failed one is told to
 //     Options.Fatal before dragonboat panics.
+//   - a log file is durable before its index file exists: Rename.
 type hostFS struct {
 	vfs.FS
 	dir      string // absolute; dragonboat makes its paths absolute
@@ -103,8 +104,22 @@ func (f *hostFS) Remove(name string) error { return f.FS.Remove(f.at(name)) }
 // RemoveAll implements vfs.FS.
 func (f *hostFS) RemoveAll(name string) error { return f.FS.RemoveAll(f.at(name)) }
 
-// Rename implements vfs.FS.
-func (f *hostFS) Rename(from, to string) error { return f.FS.Rename(f.at(from), f.at(to)) }
+// Rename implements vfs.FS. It is how an index file of tan comes into being, when
+// a log file is full, rebuilt or closed. The index points at records that may be
+// unsynced (a commit index alone is not synced), and tan closes the log without a
+// sync: after a power cut the place of the last hard state would lie past the
+// end of the log, which tan reads as no hard state at all, that is as no term and
+// no vote. So the log is made durable before its index.
+func (f *hostFS) Rename(from, to string) error {
+	if number, ok := strings.CutSuffix(to, ".index"); ok {
+		if err := f.syncLog(number + ".log"); err != nil {
+			err = fmt.Errorf("raftnode: sync of the Raft log before its index: %w", err)
+			f.fatal(err)
+			return err
+		}
+	}
+	return f.FS.Rename(f.at(from), f.at(to))
+}
 
 // ReuseForWrite implements vfs.FS.
 func (f *hostFS) ReuseForWrite(from, to string) (vfs.File, error) {

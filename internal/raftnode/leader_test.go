@@ -73,7 +73,8 @@ func TestDragonboatLogsGoToSlogAndPanicfPanics(t *testing.T) {
 	l := logger.GetLogger("testpackage")
 	l.SetLevel(logger.DEBUG)
 	l.Infof("not %s", "this")
-	l.Warningf("but %s", "that")
+	l.Warningf("nor %s", "this")
+	l.Errorf("but %s", "that")
 	func() {
 		defer func() {
 			if r := recover(); r == nil || !strings.Contains(r.(string), "end of 7") {

@@ -269,6 +269,10 @@ func (s *logStore) ReadRaftState(shard, replica, snapshotIndex uint64) (raftio.R
 	if stale {
 		state.FirstIndex, state.EntryCount = 0, 0
 	}
+	// What a snapshot holds is committed. dragonboat applies entries before it
+	// saves the commit index, and takes snapshots beside both, so a crash can leave
+	// a snapshot above the saved commit index, at which dragonboat panics.
+	state.State.Commit = max(state.State.Commit, snapshotIndex)
 	r := s.replica(shard, replica)
 	r.state.Lock()
 	defer r.state.Unlock()

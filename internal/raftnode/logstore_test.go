@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -207,7 +208,7 @@ func TestPowerLossKeepsVotesAndEntries(t *testing.T) {
 			h := &history{random: rand.New(rand.NewPCG(seed, 1)), hard: pb.State{Term: 1, Vote: 1}, lastTerm: make(map[uint64]uint64)}
 			fs := vfs.NewStrictMem()
 			s, _ := openStore(t, fs, "/raft")
-			if _, err := s.ReadRaftState(1, 1, 0); err != raftio.ErrNoSavedLog {
+			if _, err := s.ReadRaftState(1, 1, 0); !errors.Is(err, raftio.ErrNoSavedLog) {
 				t.Fatalf("a new replica: %v", err)
 			}
 			save(t, s, update(1, 1, 0))

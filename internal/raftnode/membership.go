@@ -46,7 +46,7 @@ func (n *Node) Snapshot(ctx context.Context, shard uint64, overhead uint64) erro
 		}, n.timeout(ctx))
 	})
 	if err == nil {
-		_, err = await(ctx, request)
+		err = await(ctx, request)
 	}
 	if err == nil || errors.Is(err, dragonboat.ErrRejected) {
 		return nil
@@ -135,7 +135,7 @@ func (n *Node) change(ctx context.Context, c change) error {
 			return c.request(m.ConfigChangeID, n.timeout(ctx))
 		})
 		if err == nil {
-			_, err = await(ctx, request)
+			err = await(ctx, request)
 		}
 		if err == nil {
 			return nil

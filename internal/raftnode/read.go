@@ -41,7 +41,7 @@ func (n *Node) ReadIndex(ctx context.Context, shard uint64) error {
 	if err != nil {
 		return controlError("read index", shard, err)
 	}
-	if _, err := await(ctx, request); err != nil {
+	if err := await(ctx, request); err != nil {
 		return controlError("read index", shard, err)
 	}
 	return nil
@@ -101,25 +101,25 @@ func (n *Node) request(call func() (*dragonboat.RequestState, error)) (*dragonbo
 }
 
 // await waits for the outcome of a control request.
-func await(ctx context.Context, request *dragonboat.RequestState) (dragonboat.RequestResult, error) {
+func await(ctx context.Context, request *dragonboat.RequestState) error {
 	select {
 	case r := <-request.ResultC():
 		request.Release()
 		switch {
 		case r.Completed():
-			return r, nil
+			return nil
 		case r.Rejected():
-			return r, dragonboat.ErrRejected
+			return dragonboat.ErrRejected
 		case r.Dropped():
-			return r, dragonboat.ErrShardNotReady
+			return dragonboat.ErrShardNotReady
 		case r.Terminated():
-			return r, dragonboat.ErrShardClosed
+			return dragonboat.ErrShardClosed
 		case r.Aborted():
-			return r, dragonboat.ErrAborted
+			return dragonboat.ErrAborted
 		}
-		return r, dragonboat.ErrTimeout
+		return dragonboat.ErrTimeout
 	case <-ctx.Done():
-		return dragonboat.RequestResult{}, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -143,17 +143,17 @@ func controlError(what string, shard uint64, err error) error {
 	case errors.Is(err, dragonboat.ErrInvalidTarget):
 		code = errcode.InvalidRequest
 	}
-	return &controlFailure{coded: errcode.New(code, "%s of shard %d: %v", what, shard, err), cause: err}
+	return &readError{coded: errcode.New(code, "%s of shard %d: %v", what, shard, err), cause: err}
 }
 
-// controlFailure carries both the code and dragonboat's error.
-type controlFailure struct {
+// readError carries both the code and dragonboat's error.
+type readError struct {
 	coded *errcode.Error
 	cause error
 }
 
 // Error returns the coded error's text.
-func (e *controlFailure) Error() string { return e.coded.Error() }
+func (e *readError) Error() string { return e.coded.Error() }
 
 // Unwrap makes both findable by errors.Is and errors.As.
-func (e *controlFailure) Unwrap() []error { return []error{e.coded, e.cause} }
+func (e *readError) Unwrap() []error { return []error{e.coded, e.cause} }

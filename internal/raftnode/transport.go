@@ -200,7 +200,7 @@ func unmarshal(m pb.Unmarshaler, body []byte) (err error) {
 		}
 	}()
 	if err := m.Unmarshal(body); err != nil {
-		return fmt.Errorf("%w: %v", errFrame, err)
+		return fmt.Errorf("%w: %w", errFrame, err)
 	}
 	return nil
 }
