@@ -62,7 +62,7 @@ func (r *Reader) run(ctx context.Context) {
 			return
 		}
 		begun := time.Now()
-		some, err := f.do(ctx, next)
+		some, err := f.do(next)
 		f.pause(f.judge(ctx, next, some, err, time.Since(begun)))
 	}
 }
@@ -275,7 +275,7 @@ func (s *stream) get() ([]byte, error) {
 
 // do sends one request and takes its replies in. some reports whether batches
 // were queued.
-func (f *fetcher) do(ctx context.Context, q fetch) (some bool, err error) {
+func (f *fetcher) do(q fetch) (some bool, err error) {
 	r := f.r
 	req := protocol.FetchRequest{
 		TopicID: r.topicID, Epoch: q.leader.Epoch, Offset: q.offset,

@@ -13,7 +13,7 @@ import (
 	"logbroker/internal/recordbatch"
 )
 
-// ErrClosed: the reader is closed.
+// ErrClosed says that the reader is closed.
 var ErrClosed = errors.New("the reader is closed")
 
 // Header is a record header.

@@ -98,7 +98,7 @@ func (p *Partition) confirmRange(offset int64) error {
 // service: what cannot be trusted is neither served nor used again.
 func (p *Partition) readError(err error) error {
 	switch {
-	case errors.As(err, new(commitlog.ErrOffsetOutOfRange)):
+	case errors.As(err, new(commitlog.OffsetRangeError)):
 		return errcode.New(errcode.OffsetOutOfRange, "%v", err)
 	case errors.Is(err, commitlog.ErrClosed):
 		return errcode.New(errcode.NotLeaderOrFollower, "the replica of %s/%d on this node is stopped; ask another node",

@@ -161,7 +161,7 @@ func (p *Producer) Send(ctx context.Context, r Record) (Receipt, error) {
 func (p *Producer) SendAsync(ctx context.Context, r Record, done func(Receipt, error)) {
 	now := time.Now()
 	size := recordSize(&r)
-	err := p.admit(&r, size)
+	err := p.admit(size)
 	if err == nil {
 		err = p.budget.take(ctx, int64(size)+recordOverhead)
 	}
@@ -181,7 +181,7 @@ func (p *Producer) SendAsync(ctx context.Context, r Record, done func(Receipt, e
 func (p *Producer) TrySend(r Record, done func(Receipt, error)) error {
 	now := time.Now()
 	size := recordSize(&r)
-	if err := p.admit(&r, size); err != nil {
+	if err := p.admit(size); err != nil {
 		return err
 	}
 	t, err := p.readyOrFetch(r.Topic, now)
@@ -217,7 +217,7 @@ func (p *Producer) readyOrFetch(name string, now time.Time) (*topic, error) {
 }
 
 // admit refuses what can never be sent.
-func (p *Producer) admit(r *Record, size int) error {
+func (p *Producer) admit(size int) error {
 	if p.closed.Load() {
 		return ErrClosed
 	}

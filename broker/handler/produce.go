@@ -70,12 +70,12 @@ func (c *produceCall) append(r PartitionRequest) error {
 		return errcode.New(errcode.DiskReserve,
 			"node %d is below its disk reserve (storage.min_free_bytes); free space or lower the topic's retention", c.h.options.NodeID)
 	}
-	if size := int64(len(r.Payload)); c.h.produceBudget.tryAcquire(size) {
-		c.size = size
-	} else {
+	size := int64(len(r.Payload))
+	if !c.h.produceBudget.tryAcquire(size) {
 		return throttled("node %d has %d bytes of produce requests in flight (raft.max_in_flight_bytes); retry",
 			c.h.options.NodeID, c.h.produceBudget.used.Load())
 	}
+	c.size = size
 	return c.target.replica.Append(partitions.AppendRequest{
 		Buf: r.Payload, BatchAt: req.BatchAt, Epoch: req.Epoch, MsgID: req.MsgID,
 	}, c.applied)

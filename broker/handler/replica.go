@@ -104,9 +104,6 @@ func (h *Handler) hint(t target) (node uint64, epoch int32) {
 	return node, epoch
 }
 
-// serving reports whether the replica of t on this node leads and serves.
-func (t target) serving() bool { return t.replica != nil && t.replica.Leader().Serving }
-
 // notLeader is the refusal of a request that only the leader may answer. It is
 // definite: nothing was done.
 func (h *Handler) notLeader(t target) error {

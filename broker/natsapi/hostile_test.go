@@ -3,6 +3,7 @@ package natsapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -121,7 +122,7 @@ func TestPartitionSubjectsOfNobodyHaveNoResponders(t *testing.T) {
 	k := newStack(t, 1)
 	c := k.client(1)
 	for _, subject := range []string{"lb.p.1.orders", "lb.p.x.orders", "lb.f.0.nope", "lb.o.0", "lb.fr.9.0.orders"} {
-		if _, err := c.Request(subject, nil, time.Second); err != nats.ErrNoResponders {
+		if _, err := c.Request(subject, nil, time.Second); !errors.Is(err, nats.ErrNoResponders) {
 			t.Errorf("%s: %v", subject, err)
 		}
 	}

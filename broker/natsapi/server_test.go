@@ -141,7 +141,7 @@ func TestSetRoutesConnectsNodes(t *testing.T) {
 		_, err := c.Request(produceSubject(0), []byte("x"), time.Second)
 		return err == nil
 	})
-	if c.Statistics.Reconnects != 0 {
+	if c.Reconnects != 0 {
 		t.Error("changing the routes disturbed a client")
 	}
 	if got := b.ClientConnections(); got != 1 {

@@ -107,7 +107,6 @@ func (c *Client) refreshLoop() {
 		}
 		sleep(c.ctx, space-time.Since(last))
 		f := c.refresh.take()
-		last = time.Now()
 		c.endFlight(f, c.fly(f))
 		last = time.Now()
 	}

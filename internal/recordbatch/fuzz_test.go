@@ -42,7 +42,7 @@ func FuzzIterate(f *testing.F) {
 	for _, v := range readVectors(f) {
 		if len(v.bytes) >= HeaderSize {
 			b := Batch(v.bytes)
-			f.Add(byte(b.Codec()), b.Count(), []byte(b.Records()))
+			f.Add(byte(b.Codec()), b.Count(), b.Records())
 		}
 	}
 	it := new(Iterator)

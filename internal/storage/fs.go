@@ -91,7 +91,7 @@ func ReadFile(fs FS, path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	defer f.Close() // opened for reading: nothing can be lost by its close
+	defer f.Close() //nolint:errcheck // opened for reading: nothing can be lost by its close
 	data, err := io.ReadAll(f)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)

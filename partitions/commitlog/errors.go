@@ -37,21 +37,21 @@ func damaged(file string, position int64, format string, args ...any) error {
 	return &DamageError{File: file, Position: position, Reason: fmt.Sprintf(format, args...)}
 }
 
-// ErrOffsetOutOfRange is the error of a read at an offset that the log does
+// OffsetRangeError is the error of a read at an offset that the log does
 // not hold (any more or yet). It is returned by value.
-type ErrOffsetOutOfRange struct {
+type OffsetRangeError struct {
 	Offset   int64 // what was asked for
 	LogStart int64 // first offset that can be read
 	End      int64 // next offset to be appended
 }
 
 // Error names the offsets that can be read.
-func (e ErrOffsetOutOfRange) Error() string {
+func (e OffsetRangeError) Error() string {
 	return fmt.Sprintf("offset %d is outside [%d, %d); start from the earliest or the latest offset",
 		e.Offset, e.LogStart, e.End)
 }
 
 // Unwrap gives the error its code, OFFSET_OUT_OF_RANGE.
-func (e ErrOffsetOutOfRange) Unwrap() error {
+func (e OffsetRangeError) Unwrap() error {
 	return errcode.New(errcode.OffsetOutOfRange, "%s", e.Error())
 }

@@ -38,11 +38,10 @@ type footer struct {
 	maxTs           int64
 }
 
-// encode appends the footer's 68 bytes to dst.
-func (f footer) encode(dst []byte) []byte {
-	start := len(dst)
+// encode returns the footer's 68 bytes.
+func (f footer) encode() []byte {
 	be := binary.BigEndian
-	dst = append(dst, footerMagic...)
+	dst := append(make([]byte, 0, footerSize), footerMagic...)
 	dst = be.AppendUint16(dst, footerVersion)
 	dst = be.AppendUint16(dst, 0)
 	dst = be.AppendUint64(dst, uint64(f.base))
@@ -53,7 +52,7 @@ func (f footer) encode(dst []byte) []byte {
 	dst = be.AppendUint64(dst, uint64(f.firstMs))
 	dst = be.AppendUint64(dst, uint64(f.lastMs))
 	dst = be.AppendUint64(dst, uint64(f.maxTs))
-	return be.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+	return be.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 }
 
 // decodeFooter reads a footer that must fill b. A segment is either empty

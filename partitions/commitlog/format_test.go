@@ -35,8 +35,8 @@ func vectorIndex() []indexEntry {
 
 func TestFormatsOnDisk(t *testing.T) {
 	f := vectorFooter()
-	golden(t, "footer.v1.hex", f.encode(nil))
-	if got, err := decodeFooter(f.encode(nil)); err != nil || got != f {
+	golden(t, "footer.v1.hex", f.encode())
+	if got, err := decodeFooter(f.encode()); err != nil || got != f {
 		t.Errorf("decoded %+v, %v", got, err)
 	}
 	offsets, times := encodeIndexes(vectorIndex(), f.base, f.length)
@@ -53,7 +53,7 @@ func TestFormatsOnDisk(t *testing.T) {
 func TestEveryFlippedBitOfAFooterOrIndexIsNoticed(t *testing.T) {
 	f := vectorFooter()
 	offsets, times := encodeIndexes(vectorIndex(), f.base, f.length)
-	ft := f.encode(nil)
+	ft := f.encode()
 	for _, b := range [][]byte{ft, offsets, times} {
 		for i := range 8 * len(b) {
 			b[i/8] ^= 1 << (i % 8)
@@ -68,14 +68,14 @@ func TestEveryFlippedBitOfAFooterOrIndexIsNoticed(t *testing.T) {
 }
 
 func FuzzDecodeFooter(f *testing.F) {
-	f.Add(vectorFooter().encode(nil))
+	f.Add(vectorFooter().encode())
 	f.Add([]byte(footerMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == footerSize { // a right checksum, so that the fields are met
 			binary.BigEndian.PutUint32(b[64:], crc32.Checksum(b[:64], castagnoli))
 		}
 		if ft, err := decodeFooter(b); err == nil {
-			if again, err := decodeFooter(ft.encode(nil)); err != nil || again != ft {
+			if again, err := decodeFooter(ft.encode()); err != nil || again != ft {
 				t.Fatalf("%+v became %+v, %v", ft, again, err)
 			}
 		}

@@ -145,8 +145,8 @@ func TestReadBounds(t *testing.T) {
 	}
 	for _, offset := range []int64{-1, 0, 3, 31, math.MaxInt64} {
 		_, err := l.Read(nil, offset, 30, 1)
-		want := ErrOffsetOutOfRange{Offset: offset, LogStart: 4, End: 30}
-		var got ErrOffsetOutOfRange
+		want := OffsetRangeError{Offset: offset, LogStart: 4, End: 30}
+		var got OffsetRangeError
 		if !errors.As(err, &got) || got != want || errcode.Of(err) != errcode.OffsetOutOfRange {
 			t.Errorf("offset %d: %v", offset, err)
 		}
@@ -274,7 +274,7 @@ func readSomewhere(t *testing.T, l *Log, s *stream, rng *rand.Rand) {
 	}
 	offset := start + rng.Int64N(end-start+1)
 	got, err := l.Read(nil, offset, end, rng.IntN(3000))
-	if err != nil && (!errors.As(err, new(ErrOffsetOutOfRange)) || offset >= l.LogStart()) {
+	if err != nil && (!errors.As(err, new(OffsetRangeError)) || offset >= l.LogStart()) {
 		t.Error(err)
 	}
 	for len(got) > 0 {
@@ -292,7 +292,7 @@ func TestAfterCloseEverythingIsRefused(t *testing.T) {
 	one(t, l, 1, 1, 0, 0, Config{})
 	must(t, l.Close())
 	_, readErr := l.Read(nil, 0, 1, 1)
-	_, _, _, timeErr := l.OffsetForTimestamp(0, 1)
+	_, _, _, timeErr := l.OffsetForTimestamp(0, 1) //nolint:dogsled // only the error matters here
 	_, syncErr := l.Sync()
 	p := l.Pin()
 	defer p.Close()

@@ -12,7 +12,7 @@ import (
 // returns the extended slice. It returns about maxBytes, but at least one
 // batch when one is there, and may return less than fits (it stops at the end
 // of a segment). At or above end it returns dst unchanged. Outside
-// [LogStart, End] the error is an ErrOffsetOutOfRange. The CRC of every batch
+// [LogStart, End] the error is an OffsetRangeError. The CRC of every batch
 // is checked; a mismatch is a *DamageError and dst is returned unchanged.
 func (l *Log) Read(dst []byte, offset, end int64, maxBytes int) ([]byte, error) {
 	for {
@@ -23,7 +23,7 @@ func (l *Log) Read(dst []byte, offset, end int64, maxBytes int) ([]byte, error) 
 			return dst, ErrClosed
 		}
 		if start := l.LogStart(); offset < start || offset > logEnd {
-			return dst, ErrOffsetOutOfRange{Offset: offset, LogStart: start, End: logEnd}
+			return dst, OffsetRangeError{Offset: offset, LogStart: start, End: logEnd}
 		}
 		end = min(end, logEnd)
 		if offset >= end {

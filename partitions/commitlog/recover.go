@@ -218,7 +218,7 @@ func (f *findings) inspectActive(p *place, st State, exists bool) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	defer file.Close() // opened for reading: nothing can be lost by its close
+	defer file.Close() //nolint:errcheck // opened for reading: nothing can be lost by its close
 	info, err := file.Stat()
 	if err != nil {
 		return fmt.Errorf("stat %s: %w", path, err)

@@ -121,7 +121,7 @@ func scanExtent(p *place, f io.ReaderAt, base, size int64) (extent, error) {
 	s := &scanner{file: f, path: p.path(base, logSuffix), size: size, next: base}
 	for {
 		b, err := s.scan()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return x, nil
 		}
 		if err != nil {

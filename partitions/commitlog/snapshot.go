@@ -120,7 +120,7 @@ func (c *countingWriter) Write(b []byte) (int, error) {
 // writeSegment writes one segment's frame and bytes. It opens a file of its
 // own: a long transfer must not keep the readers' one.
 func writeSegment(w io.Writer, s *segment, x *extent, buf []byte) error {
-	if _, err := w.Write(x.encode(nil)); err != nil {
+	if _, err := w.Write(x.encode()); err != nil {
 		return err
 	}
 	file, err := s.fs.Open(s.logPath)
@@ -130,7 +130,7 @@ func writeSegment(w io.Writer, s *segment, x *extent, buf []byte) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", s.logPath, err)
 	}
-	defer file.Close() // opened for reading: nothing can be lost by its close
+	defer file.Close() //nolint:errcheck // opened for reading: nothing can be lost by its close
 	var crc uint32
 	for at := int64(0); at < x.length; {
 		chunk := buf[:min(int64(len(buf)), x.length-at)]
@@ -267,7 +267,7 @@ func restoreSegment(p *place, r io.Reader, x footer, sealed bool, buf []byte) er
 	if !sealed {
 		return nil
 	}
-	return storage.WriteFileSynced(p.fs, p.path(x.base, footerSuffix), x.encode(nil))
+	return storage.WriteFileSynced(p.fs, p.path(x.base, footerSuffix), x.encode())
 }
 
 // copySegment copies length bytes and returns their CRC-32C.

@@ -54,7 +54,7 @@ func (t *timeSearch) segment(s *segment, end int64) (bool, error) {
 			return false, nil
 		}
 		t.buf, err = t.log.Read(t.buf[:0], next, end, timestampReadBytes)
-		if errors.As(err, new(ErrOffsetOutOfRange)) {
+		if errors.As(err, new(OffsetRangeError)) {
 			continue // trimmed just now, up to a log start offset above next
 		}
 		if err != nil {

@@ -131,7 +131,7 @@ func (v *verifier) segment(base int64, last bool) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	defer file.Close() // opened for reading: nothing can be lost by its close
+	defer file.Close() //nolint:errcheck // opened for reading: nothing can be lost by its close
 	info, err := file.Stat()
 	if err != nil {
 		return fmt.Errorf("stat %s: %w", path, err)
@@ -172,7 +172,7 @@ func (r *SegmentReport) scan(s *scanner, below int64) error {
 	defer func() { digest.Sum(r.SHA256[:0]) }()
 	for {
 		b, err := s.scan()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -66,7 +66,7 @@ func (w *writer) finish(back *writeBack) error {
 	if err := writeIndexes(s.place, x); err != nil {
 		return err
 	}
-	if err := storage.WriteFileSynced(s.fs, s.path(s.base, footerSuffix), x.encode(nil)); err != nil {
+	if err := storage.WriteFileSynced(s.fs, s.path(s.base, footerSuffix), x.encode()); err != nil {
 		return err
 	}
 	s.dropIndex()

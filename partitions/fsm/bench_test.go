@@ -27,7 +27,7 @@ func BenchmarkUpdate(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	count := int32(recordbatch.Batch(batch).Count())
+	count := recordbatch.Batch(batch).Count()
 	recordbatch.Batch(batch).SetProducer(7, 0, 0)
 	entries := make([]statemachine.Entry, batches)
 	for i := range entries {
