@@ -13,6 +13,9 @@ import (
 // the Raft library.
 const batchBytesMax = MiB
 
+// ErrNotBuilt is wrapped by a fault of a setting whose feature does not exist yet.
+var ErrNotBuilt = errors.New("not built yet")
+
 // Validate returns every fault of the configuration at once, nil if there is
 // none. Each fault names its key.
 func (c Config) Validate() error {
@@ -32,6 +35,13 @@ type validator struct{ faults []error }
 func (v *validator) check(ok bool, key, format string, args ...any) {
 	if !ok {
 		v.faults = append(v.faults, fmt.Errorf("config: %s: %s", key, fmt.Sprintf(format, args...)))
+	}
+}
+
+// built is check for a setting whose other values are not built yet.
+func (v *validator) built(ok bool, key, format string, args ...any) {
+	if !ok {
+		v.faults = append(v.faults, fmt.Errorf("config: %s: %s %w", key, fmt.Sprintf(format, args...), ErrNotBuilt))
 	}
 }
 
@@ -127,10 +137,11 @@ func (c Config) validateNames(v *validator) {
 // is never ignored.
 func (c Config) validateUnbuilt(v *validator) {
 	d := Default()
-	v.check(!c.Kafka.Enabled, "kafka.enabled", "the Kafka front door is not built yet; leave it false")
-	v.check(c.Kafka == d.Kafka || c.Kafka.Enabled, "kafka", "the Kafka front door is not built yet; leave its settings alone")
-	v.check(c.Groups == d.Groups, "groups", "consumer groups are not built yet; leave their settings alone")
-	v.check(c.TopicDefaults.Cleanup == "delete", "topic_defaults.cleanup", "is %q; only delete is built", c.TopicDefaults.Cleanup)
+	v.built(!c.Kafka.Enabled, "kafka.enabled", "leave it false; the Kafka front door is")
+	v.built(c.Kafka == d.Kafka || c.Kafka.Enabled, "kafka", "leave its settings alone; the Kafka front door is")
+	v.built(c.Groups == d.Groups, "groups", "leave their settings alone; consumer groups are")
+	v.check(slices.Contains([]string{"delete", "compact"}, c.TopicDefaults.Cleanup), "topic_defaults.cleanup", "is %q; use delete", c.TopicDefaults.Cleanup)
+	v.built(c.TopicDefaults.Cleanup != "compact", "topic_defaults.cleanup", "use delete; compact is")
 }
 
 // address checks host:port and returns its halves.

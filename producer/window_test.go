@@ -386,8 +386,9 @@ func (m *model) round(w *window, names map[*batch]string, queue []*batch) []*bat
 }
 
 func TestOnlySilenceMakesTheNextAttemptWaitLonger(t *testing.T) {
-	w := &window{limit: 1}
-	e := w.number(&batch{})
+	w := newWindow(t, 1)
+	w.fly(0)
+	e := &w.entries[0]
 	for i, o := range []outcome{
 		{kind: kindRetry, ambiguous: true, err: client.ErrDisconnected},
 		failed(client.ErrNoResponders),

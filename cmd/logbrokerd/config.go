@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,9 @@ func (c *configFlags) load(cmd *cobra.Command) (config.Config, error) {
 		}
 	})
 	loaded, err := config.Load(config.LoadOptions{File: c.file, Flags: set})
+	if errors.Is(err, config.ErrNotBuilt) {
+		return config.Config{}, cli.Usage("%w", err)
+	}
 	if err != nil {
 		return config.Config{}, err
 	}
