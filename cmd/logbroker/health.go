@@ -14,7 +14,7 @@ import (
 )
 
 // healthAttempt bounds one look at the cluster's health while watching, so that
-// one node that hangs does not use up the whole --timeout.
+// a cluster that hangs is seen soon and does not use up the whole --timeout.
 const healthAttempt = 3 * time.Second
 
 func newHealth(a *app) *cobra.Command {
@@ -120,7 +120,7 @@ func (h *healthWatch) untilHealthy(ctx context.Context) error {
 func (h *healthWatch) forever(ctx context.Context) error {
 	var last *protocol.ClusterHealth
 	for {
-		health := h.look(ctx, h.app.globals.timeout)
+		health := h.look(ctx, min(h.app.globals.timeout, healthAttempt))
 		if isEnded(ctx) {
 			return nil
 		}

@@ -10,7 +10,7 @@ import (
 const (
 	streamBytesMax  = 1 << 20
 	streamFlushSize = 64 << 10
-	streamFlushWait = 10 * time.Millisecond
+	streamFlushWait = 2 * time.Millisecond
 )
 
 // stream buffers output that many goroutines produce. A goroutine of its own
