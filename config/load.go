@@ -15,6 +15,8 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
 	"gopkg.in/yaml.v3"
+
+	"logbroker/internal/units"
 )
 
 // EnvPrefix begins every environment variable: LOGBROKER_STORAGE_DATA_DIR is
@@ -203,7 +205,7 @@ func decodeByteSize(_, to reflect.Type, data any) (any, error) {
 	case ByteSize:
 		return value, nil
 	case string, int, int64, uint64:
-		return ParseByteSize(fmt.Sprint(value))
+		return units.ParseByteSize(fmt.Sprint(value))
 	default:
 		return nil, fmt.Errorf("%v is not a size; write it like 64KiB, 1GiB, 1GB or 65536", data)
 	}

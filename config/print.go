@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"logbroker/internal/units"
 )
 
 // Print writes c as a commented YAML file that Load reads back to the same
@@ -55,20 +57,8 @@ func yamlScalar(value any) string {
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
 	case time.Duration:
-		return shortDuration(v)
+		return units.FormatDuration(v)
 	default:
 		return fmt.Sprint(v)
 	}
-}
-
-// shortDuration drops the zero parts that Duration.String adds: 168h, not 168h0m0s.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

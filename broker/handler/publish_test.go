@@ -11,6 +11,7 @@ import (
 
 	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
+	"logbroker/internal/murmur2"
 	"logbroker/internal/protocol"
 	"logbroker/internal/recordbatch"
 )
@@ -321,12 +322,12 @@ func TestPublishPicksThePartition(t *testing.T) {
 		s.reply(protocol.ProduceReply{})
 		return s.partition
 	}
-	for key, want := range map[string]int32{"a": partitionOf([]byte("a"), 4), "": partitionOf(nil, 4)} {
+	for key, want := range map[string]int32{"a": murmur2.Partition([]byte("a"), 4), "": murmur2.Partition(nil, 4)} {
 		if got := keyed("Lb-Key", key, "Nats-Msg-Id", "other"); got != want {
 			t.Errorf("key %q: partition %d, want %d", key, got, want)
 		}
 	}
-	if got, want := keyed("Nats-Msg-Id", "m-17"), partitionOf([]byte("m-17"), 4); got != want {
+	if got, want := keyed("Nats-Msg-Id", "m-17"), murmur2.Partition([]byte("m-17"), 4); got != want {
 		t.Errorf("message id: partition %d, want %d", got, want)
 	}
 	seen := map[int32]bool{}
@@ -335,19 +336,6 @@ func TestPublishPicksThePartition(t *testing.T) {
 	}
 	if len(seen) != 4 {
 		t.Errorf("messages without key went to %v", seen)
-	}
-}
-
-func TestMurmur2IsKafkas(t *testing.T) {
-	// Vectors of the Apache Kafka test UtilsTest.testMurmur2.
-	for in, want := range map[string]int32{
-		"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
-		"a-little-bit-longer-string":                       -1486304829,
-		"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107,
-	} {
-		if got := int32(murmur2([]byte(in))); got != want {
-			t.Errorf("murmur2(%q) = %d, want %d", in, got, want)
-		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/murmur2"
 	"logbroker/internal/protocol"
 	"logbroker/internal/recordbatch"
 )
@@ -122,9 +123,9 @@ func (p *publisher) laneOf(m *message) *lane {
 	n := len(m.topic.Partitions)
 	switch {
 	case m.record.Key != nil:
-		return p.lane(m, partitionOf(m.record.Key, n))
+		return p.lane(m, murmur2.Partition(m.record.Key, n))
 	case m.id != "":
-		return p.lane(m, partitionOf([]byte(m.id), n))
+		return p.lane(m, murmur2.Partition([]byte(m.id), n))
 	}
 	// Stay where a batch is open, so that batches fill; else go round, past
 	// partitions that have no leader.

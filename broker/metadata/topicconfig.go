@@ -4,11 +4,11 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/units"
 )
 
 // Bounds of topic settings.
@@ -47,27 +47,27 @@ func settings() map[string]setting {
 	return map[string]setting{
 		"retention_age": {
 			func(c *configPatch, s string) error { return setDuration(&c.RetentionAge, s, 0) },
-			func(c TopicConfig) string { return formatDuration(c.RetentionAge) },
+			func(c TopicConfig) string { return units.FormatDuration(c.RetentionAge) },
 		},
 		"retention_bytes": {
 			func(c *configPatch, s string) error { return setRetentionBytes(&c.RetentionBytes, s) },
-			func(c TopicConfig) string { return formatSize(c.RetentionBytes) },
+			func(c TopicConfig) string { return units.ByteSize(c.RetentionBytes).String() },
 		},
 		"max_batch_bytes": {
 			func(c *configPatch, s string) error {
 				return setSize(&c.MaxBatchBytes, s, BatchBytesMin, BatchBytesMax)
 			},
-			func(c TopicConfig) string { return formatSize(c.MaxBatchBytes) },
+			func(c TopicConfig) string { return units.ByteSize(c.MaxBatchBytes).String() },
 		},
 		"segment_bytes": {
 			func(c *configPatch, s string) error {
 				return setSize(&c.SegmentBytes, s, SegmentBytesMin, SegmentBytesMax)
 			},
-			func(c TopicConfig) string { return formatSize(c.SegmentBytes) },
+			func(c TopicConfig) string { return units.ByteSize(c.SegmentBytes).String() },
 		},
 		"segment_age": {
 			func(c *configPatch, s string) error { return setDuration(&c.SegmentAge, s, SegmentAgeMin) },
-			func(c TopicConfig) string { return formatDuration(c.SegmentAge) },
+			func(c TopicConfig) string { return units.FormatDuration(c.SegmentAge) },
 		},
 		"cleanup": {
 			func(c *configPatch, s string) error { return setCleanup(&c.Cleanup, s) },
@@ -159,19 +159,20 @@ func setDuration(dst **time.Duration, text string, least time.Duration) error {
 		return errcode.New(errcode.InvalidConfig, "%q is not a duration; write a number with a unit, like 168h or 90s", text)
 	}
 	if d < least {
-		return errcode.New(errcode.InvalidConfig, "%s is too short; use at least %s", text, formatDuration(least))
+		return errcode.New(errcode.InvalidConfig, "%s is too short; use at least %s", text, units.FormatDuration(least))
 	}
 	*dst = &d
 	return nil
 }
 
 func setSize(dst **int64, text string, least, most int64) error {
-	n, err := parseSize(text)
+	size, err := units.ParseByteSize(text)
 	if err != nil {
-		return err
+		return errcode.New(errcode.InvalidConfig, "%v", err)
 	}
+	n := int64(size)
 	if n < least || n > most {
-		return errcode.New(errcode.InvalidConfig, "%s is out of bounds; use %s to %s", text, formatSize(least), formatSize(most))
+		return errcode.New(errcode.InvalidConfig, "%s is out of bounds; use %s to %s", text, units.ByteSize(least).String(), units.ByteSize(most).String())
 	}
 	*dst = &n
 	return nil
@@ -196,72 +197,4 @@ func setCleanup(dst **string, text string) error {
 		return errcode.New(errcode.NotImplemented, "compaction is not built yet; use delete")
 	}
 	return errcode.New(errcode.InvalidConfig, "there is no cleanup policy %q; use delete", text)
-}
-
-// sizeUnit is a suffix of a size.
-type sizeUnit struct {
-	suffix string
-	bytes  int64
-}
-
-// sizeUnits returns the suffixes, binary ones from small to large first.
-func sizeUnits() []sizeUnit {
-	return []sizeUnit{
-		{"KiB", 1 << 10},
-		{"MiB", 1 << 20},
-		{"GiB", 1 << 30},
-		{"TiB", 1 << 40},
-		{"KB", 1e3},
-		{"MB", 1e6},
-		{"GB", 1e9},
-		{"TB", 1e12},
-		{"B", 1},
-	}
-}
-
-// parseSize reads 64KiB, 1GiB, 1GB, 100B or a plain number; never negative.
-func parseSize(text string) (int64, error) {
-	digits, unit := text, int64(1)
-	for _, u := range sizeUnits() {
-		if d, ok := cutSuffixFold(text, u.suffix); ok {
-			digits, unit = strings.TrimSpace(d), u.bytes
-			break
-		}
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64/unit {
-		return 0, errcode.New(errcode.InvalidConfig, "%q is not a size; write it like 64KiB, 1GiB, 1GB or 65536", text)
-	}
-	return n * unit, nil
-}
-
-func cutSuffixFold(s, suffix string) (string, bool) {
-	at := len(s) - len(suffix)
-	if at < 0 || !strings.EqualFold(s[at:], suffix) {
-		return s, false
-	}
-	return s[:at], true
-}
-
-// formatSize writes n with the largest binary unit that divides it.
-func formatSize(n int64) string {
-	units := sizeUnits()
-	for i := 3; i >= 0 && n > 0; i-- {
-		if n%units[i].bytes == 0 {
-			return strconv.FormatInt(n/units[i].bytes, 10) + units[i].suffix
-		}
-	}
-	return strconv.FormatInt(n, 10)
-}
-
-// formatDuration writes d without zero minutes and seconds: 168h, not 168h0m0s.
-func formatDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

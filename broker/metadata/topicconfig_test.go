@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/units"
 )
 
 func TestParseTopicConfig(t *testing.T) {
@@ -39,9 +40,9 @@ func TestParseTopicConfigRefuses(t *testing.T) {
 		{"retention_age", "-1h", errcode.InvalidConfig, "too short"},
 		{"segment_age", "0s", errcode.InvalidConfig, "too short"},
 		{"segment_age", "", errcode.InvalidConfig, "unit"},
-		{"retention_bytes", "-2", errcode.InvalidConfig, "not a size"},
+		{"retention_bytes", "-2", errcode.InvalidConfig, "negative size"},
 		{"retention_bytes", "0", errcode.InvalidConfig, "out of bounds"},
-		{"retention_bytes", "9999999TiB", errcode.InvalidConfig, "not a size"},
+		{"retention_bytes", "9999999TiB", errcode.InvalidConfig, "larger than a size can be"},
 		{"segment_bytes", "KiB", errcode.InvalidConfig, "not a size"},
 		{"segment_bytes", "1.5GiB", errcode.InvalidConfig, "not a size"},
 		{"segment_bytes", "2GiB", errcode.InvalidConfig, "out of bounds"},
@@ -71,7 +72,7 @@ func TestTopicConfigMapReadsBack(t *testing.T) {
 	if m["retention_age"] != "168h" || m["segment_bytes"] != "256MiB" || m["retention_bytes"] != "-1" {
 		t.Errorf("%v", m)
 	}
-	if got := formatDuration(10 * time.Minute); got != "10m" {
+	if got := units.FormatDuration(10 * time.Minute); got != "10m" {
 		t.Errorf("10 minutes print as %s", got)
 	}
 }

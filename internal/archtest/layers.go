@@ -11,7 +11,7 @@ package archtest
 const Module = "logbroker"
 
 // anywhere may be imported by every package.
-var anywhere = []string{"internal/errcode", "internal/invariants", "internal/metrics", "internal/buildinfo"}
+var anywhere = []string{"internal/errcode", "internal/invariants", "internal/metrics", "internal/buildinfo", "internal/units", "internal/murmur2"}
 
 // Rule says what a package may import directly beside the standard library and
 // the packages that are allowed anywhere. Own are package paths of this module,

@@ -1,10 +1,14 @@
-package config
+// Package units reads and prints sizes and durations as people write them, in
+// configuration files and in topic settings alike. It bounds nothing: what is
+// too small or too large is its caller's to say.
+package units
 
 import (
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ByteSize is a number of bytes that reads and prints as `64KiB`, `1GiB`,
@@ -82,4 +86,16 @@ func (b ByteSize) String() string {
 		}
 	}
 	return strconv.FormatInt(int64(b), 10)
+}
+
+// FormatDuration prints d without zero minutes and seconds: 168h, not 168h0m0s.
+func FormatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
