@@ -136,13 +136,15 @@ func (b *Broker) Info() Info {
 func (b *Broker) Start(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	b.stopRunning = stop
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	b.running.Go(func() { b.sayWhatIsMissing(background) })
 	for _, step := range []struct {
 		name  string
 		start func(context.Context) error
 	}{
 		{"opening the HTTP port", func(context.Context) error { return b.startHTTP() }},
-		{"waiting for the cluster to be founded", func(ctx context.Context) error { return b.startFounding(ctx, background) }},
+		{"waiting for the cluster to be founded", func(ctx context.Context) error { return b.startFounding(ctx, background, giveUp) }},
 		{"opening the Raft log", func(context.Context) error { return b.startRaft() }},
 		{"waiting for the metadata", b.startMetadata},
 		{"opening the client port", func(context.Context) error { return b.startServing() }},
@@ -150,6 +152,9 @@ func (b *Broker) Start(ctx context.Context) error {
 	} {
 		b.notReady(step.name)
 		if err := step.start(ctx); err != nil {
+			if cause := context.Cause(ctx); errors.Is(cause, errRefused) {
+				return cause
+			}
 			return err
 		}
 	}
@@ -189,8 +194,9 @@ func (b *Broker) startHTTP() (err error) {
 
 // startFounding returns once the node belongs to a cluster. From then on until
 // background ends it tells the others where it is: the metadata shard may need
-// these very addresses to find a leader.
-func (b *Broker) startFounding(ctx, background context.Context) error {
+// these very addresses to find a leader. It gives the start up when the others
+// turn out to be another cluster.
+func (b *Broker) startFounding(ctx, background context.Context, giveUp context.CancelCauseFunc) error {
 	b.endpoint.HandleHandshake(b.founding.serve)
 	if err := b.founding.run(ctx, b.config.Cluster.Seeds); err != nil {
 		return err
@@ -201,7 +207,12 @@ func (b *Broker) startFounding(ctx, background context.Context) error {
 		}
 	}
 	b.addresses.learn(b.founding.self())
-	b.running.Go(func() { b.founding.announce(background, b.config.Cluster.Seeds) })
+	b.running.Go(func() {
+		if err := b.founding.announce(background, b.config.Cluster.Seeds); err != nil {
+			b.logger.Error("this node is in the wrong cluster", "err", err)
+			giveUp(err)
+		}
+	})
 	return nil
 }
 

@@ -386,18 +386,34 @@ func (f *founding) started() error {
 
 // announce says hello to every configured address until it answered once, so
 // that the others learn this node's address and it learns theirs, also when
-// the addresses changed since the cluster was founded.
-func (f *founding) announce(ctx context.Context, seeds []string) {
+// the addresses changed since the cluster was founded. It returns an error when
+// most of the others belong to another cluster: then this node was given the
+// wrong directory. One such neighbour is that one's mistake.
+func (f *founding) announce(ctx context.Context, seeds []string) error {
 	missing := slices.Concat(f.addrs, seeds)
+	self, others, foreign := f.self(), len(missing), []string{}
 	for wait := foundingRetryMin; len(missing) > 0; wait = min(2*wait, foundingRetryMax) {
 		missing = slices.DeleteFunc(missing, func(addr string) bool {
-			_, err := f.ask(ctx, addr, handshake{Kind: kindHello, From: f.self(), Addrs: f.addrs})
-			return err == nil || errors.Is(err, errRefused)
+			reply, err := f.ask(ctx, addr, handshake{Kind: kindHello, From: self, Addrs: f.addrs})
+			switch {
+			case err != nil:
+				return errors.Is(err, errRefused)
+			case reply.Node.Incarnation == self.Incarnation:
+				others--
+			case reply.ClusterID != "" && reply.ClusterID != f.identity().ClusterID:
+				foreign = append(foreign, addr)
+			}
+			return true
 		})
+		if 2*len(foreign) > others {
+			return fmt.Errorf("%w: directory %s belongs to another cluster than %v: give this node its own storage.data_dir, or correct its configuration",
+				errRefused, f.ids.dataDir, foreign)
+		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-time.After(wait):
 		}
 	}
+	return nil
 }
