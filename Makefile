@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test race tidy check bench
+.PHONY: all build vet lint arch test race tidy check bench speed
 
 all: check
 
@@ -38,3 +38,12 @@ check: build vet lint arch race tidy
 # The speed of the layers, each alone.
 bench:
 	$(GO) test -run=NONE -bench=. -benchmem ./...
+
+# One producer process against dev, in turn with the raw ceiling (package
+# raftnode with a state machine that only appends), five rounds.
+speed:
+	for round in 1 2 3 4 5; do \
+	  $(GO) test -run=NONE -bench='DevProduce' -benchtime=300000x ./internal/e2e | grep Benchmark && \
+	  $(GO) test -run=NONE -bench='RawPropose/64KiB' -benchtime=10000x ./internal/raftnode | grep Benchmark || exit 1; \
+	done
+	$(GO) test -run=NONE -bench='SendAlone' -benchtime=1000x ./internal/e2e | grep Benchmark
