@@ -244,6 +244,7 @@ func (b *Broker) startServing() error {
 		ClientListen: b.config.Client.Listen, RouteListen: b.config.NATSCluster.Listen, AdvertiseHost: b.config.Cluster.AdvertiseHost,
 		ClientTLS: b.certs.client, RouteTLS: b.certs.route, MaxBatchBytes: int(b.config.Client.MaxBatchBytes),
 		Logger: b.logger, NATSLevel: level(b.config.Log.NATSLevel),
+		Leaderless: b.leaderless,
 	})
 	b.host = partitions.NewHost(partitions.Options{
 		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
@@ -331,6 +332,17 @@ func (b *Broker) onLeadership(l partitions.Leadership) {
 	b.metrics.LeadershipChanged()
 	b.nats.Leadership(natsapi.Leadership{Shard: l.Shard, Topic: l.Topic, Partition: l.Partition, Epoch: l.Epoch, Leading: l.Leading})
 	b.balancer.Nudge()
+}
+
+// leaderless reports whether a replica of shard runs here and neither it nor
+// the leaders table knows a leader.
+func (b *Broker) leaderless(shard uint64) bool {
+	p, ok := b.host.Get(shard)
+	if !ok || p.Leader().Node != 0 {
+		return false
+	}
+	_, _, led := b.leaders.Leader(shard)
+	return !led
 }
 
 func (b *Broker) alive(node uint64) bool {

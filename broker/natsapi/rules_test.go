@@ -141,6 +141,36 @@ func TestRule2SubscriptionOutlivesTheLeadership(t *testing.T) {
 	}
 }
 
+func TestRule2SubscriptionStaysWhileNobodyLeads(t *testing.T) {
+	core := &fakeCore{produce: func(_ handler.PartitionRequest, done func(*protocol.ProduceReply)) {
+		done(&protocol.ProduceReply{Code: errcode.NotEnoughReplicas, Epoch: 2, Message: "no majority"})
+	}}
+	var asked atomic.Int32
+	var led atomic.Bool
+	s := startServer(t, core, func(o *Options) {
+		o.Linger = 10 * time.Millisecond
+		o.Leaderless = func(uint64) bool { asked.Add(1); return !led.Load() }
+	})
+	c := connect(t, s)
+	l := lead(t, s, "orders", 0)
+	l.Leading = false
+	s.Leadership(l)
+	for asked.Load() < 5 {
+		m, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+		if err != nil {
+			t.Fatalf("nobody says that the majority is missing: %v", err)
+		}
+		if got, err := protocol.DecodeProduceReply(m.Data); err != nil || got.Code != errcode.NotEnoughReplicas {
+			t.Fatalf("%+v %v", got, err)
+		}
+	}
+	led.Store(true) // another node leads
+	eventually(t, "the subscription ends", func() bool {
+		_, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+		return errors.Is(err, nats.ErrNoResponders)
+	})
+}
+
 func TestRule2RegainedLeadershipKeepsItsSubscription(t *testing.T) {
 	s := startServer(t, &fakeCore{}, func(o *Options) { o.Linger = 30 * time.Millisecond })
 	c := connect(t, s)

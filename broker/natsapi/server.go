@@ -72,6 +72,10 @@ type Options struct {
 	// DataConns is the number of in-process connections for requests to
 	// partitions, and again for fetches. Default 2.
 	DataConns int
+	// Leaderless reports whether this node has a replica of shard that knows no
+	// leader. While that is so, a lost leadership keeps its subscriptions: who
+	// asks is then told by name that the majority is missing. nil = never.
+	Leaderless func(shard uint64) bool
 	// Linger is how long a subscription stays after its leadership is lost.
 	// Default 1 s.
 	Linger time.Duration
@@ -105,6 +109,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.DataConns == 0 {
 		o.DataConns = defaultDataConns
+	}
+	if o.Leaderless == nil {
+		o.Leaderless = func(uint64) bool { return false }
 	}
 	if o.Linger == 0 {
 		o.Linger = defaultLinger

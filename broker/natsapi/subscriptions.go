@@ -120,11 +120,17 @@ func (p *ledPartitions) set(l Leadership) (started bool) {
 	return p.started
 }
 
-// expire ends the subscriptions of a partition that has not been led again.
+// expire ends the subscriptions of a partition that has not been led again here
+// and may be led elsewhere; where nobody leads it looks again later.
 func (p *ledPartitions) expire(shard uint64, e *entry) {
+	leaderless := p.s.options.Leaderless(shard) // not under the lock
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped || e.Leading || p.entries[shard] != e {
+		return
+	}
+	if leaderless {
+		e.linger.Reset(p.s.options.Linger)
 		return
 	}
 	for _, sub := range e.subs {
