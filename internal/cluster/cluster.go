@@ -9,7 +9,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -41,6 +40,9 @@ type Options struct {
 	Configure func(*config.Config)
 	// Client is what Client dials with; a cluster with TLS needs it.
 	Client client.Options
+	// Log, when not nil, sees every record the nodes log, debug ones too, from
+	// any goroutine.
+	Log func(slog.Record)
 }
 
 // Cluster is a running cluster. Its methods are for the test's goroutine,
@@ -74,8 +76,8 @@ func Start(tb testing.TB, o Options) *Cluster {
 		o.Nodes = 3
 	}
 	logs := &logBuffer{}
-	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, nodes: map[uint64]*node{},
-		logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	text := slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo})
+	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, logger: slog.New(watched{text, o.Log}), nodes: map[uint64]*node{}}
 	tb.Cleanup(c.end)
 	founders := []string{}
 	for id := uint64(1); id <= uint64(o.Nodes); id++ {
@@ -300,29 +302,4 @@ func (c *Cluster) Client() *client.Client {
 		}
 	})
 	return c.client
-}
-
-// logBuffer holds the last of what the nodes log.
-type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-const logBytesMax = 256 << 10
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.buf.Len() > logBytesMax {
-		l.buf.Next(l.buf.Len() / 2)
-	}
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) tail() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	const shown = 24 << 10
-	b := l.buf.Bytes()
-	return string(b[max(0, len(b)-shown):])
 }

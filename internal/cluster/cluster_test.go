@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"logbroker/config"
 	"logbroker/consumer"
 	"logbroker/producer"
 )
@@ -47,24 +48,24 @@ func (c *Cluster) read(topic string, partition int32, opts ...consumer.Option) *
 	return r
 }
 
-func TestStartDebug(t *testing.T) {
-	t0 := time.Now()
-	c := Start(t, Options{})
-	t.Log("start", time.Since(t0))
-	t0 = time.Now()
-	c.CreateTopic("t", 6, 3, nil)
-	t.Log("create", time.Since(t0))
-	p := c.produce()
-	for i := 0; i < 3000; i++ {
-		t0 = time.Now()
-		if _, err := p.Send(within(t, waitTimeout), producer.Record{Topic: "t", Key: []byte("k"), Value: []byte("x")}); err != nil {
-			t.Fatal(err)
+// quietLeaders leaves every leadership where an election put it.
+func quietLeaders(f *config.Config) { f.Leaders.Balance = false }
+
+// readAll returns the values of a partition from its log start to its high
+// watermark.
+func (c *Cluster) readAll(topic string, partition int32) []string {
+	c.tb.Helper()
+	r := c.read(topic, partition, consumer.FromEarliest())
+	ctx := within(c.tb, waitTimeout)
+	var values []string
+	for end := r.HighWatermark(); r.Position() < end; {
+		records, err := r.Poll(ctx, 1000)
+		if err != nil {
+			c.tb.Fatal(err)
 		}
-		if d := time.Since(t0); d > 15*time.Millisecond {
-			t.Log(i, d)
+		for i := range records {
+			values = append(values, string(records[i].Value))
 		}
 	}
-	t0 = time.Now()
-	c.StopAll()
-	t.Log("stop", time.Since(t0))
+	return values
 }

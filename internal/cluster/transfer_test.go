@@ -39,7 +39,7 @@ func startLoad(c *Cluster, topic string, partition int32, valueBytes int, opts .
 			l.mu.Lock()
 			l.offsets = append(l.offsets, -1)
 			l.mu.Unlock()
-			l.p.SendAsync(ctx, producer.Record{Topic: topic, Partition: &partition, Value: value}, func(r producer.Receipt, err error) { l.acked(n, r, err) })
+			l.p.SendAsync(context.Background(), producer.Record{Topic: topic, Partition: &partition, Value: value}, func(r producer.Receipt, err error) { l.acked(n, r, err) })
 		}
 	}()
 	return l

@@ -1,0 +1,109 @@
+package cluster
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"logbroker/config"
+	"logbroker/internal/protocol"
+)
+
+const balanceInterval = 400 * time.Millisecond
+
+// spread returns how many partitions of a topic each node leads, and whether
+// all are led and the running nodes' shares differ by one at most.
+func (c *Cluster) spread(topic string) (led map[uint64]int, even bool) {
+	c.tb.Helper()
+	led = map[uint64]int{}
+	for _, id := range c.Running() {
+		led[id] = 0
+	}
+	for _, p := range c.Describe(topic).Partitions {
+		if p.Leader == nil {
+			return led, false
+		}
+		led[*p.Leader]++
+	}
+	least, most := 1<<30, 0
+	for _, n := range led {
+		least, most = min(least, n), max(most, n)
+	}
+	return led, most-least <= 1
+}
+
+func TestEachNodeLeadsItsShareAgainAfterARestart(t *testing.T) {
+	const moves = 2
+	var under moveCount
+	c := Start(t, Options{Log: under.see, Configure: func(f *config.Config) {
+		f.Leaders.Interval, f.Leaders.MaxMoves = balanceInterval, moves
+	}})
+	c.CreateTopic("even", 9, 3, nil)
+	c.CreateTopic("odd", 5, 3, nil)
+	evenly := func() bool {
+		_, even := c.spread("even")
+		_, odd := c.spread("odd")
+		return even && odd
+	}
+	began := time.Now()
+	c.WaitFor("leaders are spread after the creation", evenly)
+	t.Logf("spread %v after the topics were there", time.Since(began).Round(time.Millisecond))
+
+	c.Stop(2)
+	c.WaitFor("the two others lead all", evenly)
+	c.Restart(2)
+	began = time.Now()
+	c.WaitFor("the node that returned leads its share", evenly)
+	took := time.Since(began)
+	led, _ := c.spread("even")
+	t.Logf("spread again %v after the restart: %v", took.Round(time.Millisecond), led)
+	// Two intervals, and as many more as seven moves take two at a time when each
+	// round of them has to wait for a busy machine.
+	if bound := 2*balanceInterval + 3*time.Second; took > bound {
+		t.Errorf("the spread took %v, want at most %v", took, bound)
+	}
+	c.WaitHealthy()
+	if under.most > moves || under.all == 0 {
+		t.Errorf("%d moves at once, want at most %d (%d moves in all)", under.most, moves, under.all)
+	}
+}
+
+// moveCount counts the moves that balancers say are under way.
+type moveCount struct {
+	mu             sync.Mutex // guards what follows
+	now, most, all int
+}
+
+func (m *moveCount) see(r slog.Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch r.Message {
+	case "moving a leadership":
+		m.now++
+		m.all++
+		m.most = max(m.most, m.now)
+	case "leadership moved", "leadership did not move":
+		m.now--
+	}
+}
+
+func TestBalanceNowMovesEveryPartitionToItsPreferredLeader(t *testing.T) {
+	c := Start(t, Options{Configure: quietLeaders})
+	c.CreateTopic("byhand", 6, 3, nil)
+	for partition := range int32(6) {
+		if c.WaitLeader("byhand", partition) != 1 {
+			c.Transfer("byhand", partition, 1)
+		}
+	}
+	if _, even := c.spread("byhand"); even {
+		t.Fatal("six partitions on one leader count as even")
+	}
+	c.WaitFor("all are led by their preferred leaders", func() bool {
+		reply := call(c, "balance", c.Client().Admin().BalanceLeaders)
+		return reply.Moves == 0 && !slices.ContainsFunc(c.Describe("byhand").Partitions, func(p protocol.PartitionDescription) bool {
+			return p.Leader == nil || *p.Leader != p.PreferredLeader
+		})
+	})
+}
