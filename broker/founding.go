@@ -153,7 +153,7 @@ func (f *founding) tryFound(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if err != nil {
-			return fmt.Sprintf("founder %s is not reachable: %v", addr, err), nil //nolint:nilerr // a reason to wait, not an error
+			return fmt.Sprintf("founder %s is not reachable: %v", addr, err), nil
 		}
 		if reply.Node.Incarnation == self.Incarnation {
 			continue // our own address

@@ -33,7 +33,7 @@ func (h *Handler) transferLeader(ctx context.Context, req protocol.TransferLeade
 		return &protocol.Empty{}, nil
 	}
 	ask := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: p.Shard, To: to}
-	return &protocol.Empty{}, h.callLeader(ctx, t.Name, p, protocol.VerbNodeTransfer, ask, &protocol.Empty{})
+	return &protocol.Empty{}, h.callLeader(ctx, p, protocol.VerbNodeTransfer, ask, &protocol.Empty{})
 }
 
 // leaderNow returns the node that says that it leads p, 0 where none does. The
@@ -47,7 +47,7 @@ func (h *Handler) leaderNow(ctx context.Context, p *metadata.Partition) uint64 {
 // callLeader asks the node that leads p, and asks again for about
 // Options.PeerTimeout where the leadership is just moving. All refusals of a
 // node that does not lead are definite.
-func (h *Handler) callLeader(ctx context.Context, topic string, p *metadata.Partition, name string, req, reply any) error {
+func (h *Handler) callLeader(ctx context.Context, p *metadata.Partition, name string, req, reply any) error {
 	waiting, cancel := context.WithTimeout(ctx, h.options.PeerTimeout)
 	defer cancel()
 	for {
@@ -57,7 +57,7 @@ func (h *Handler) callLeader(ctx context.Context, topic string, p *metadata.Part
 		} else {
 			err = &errcode.Error{
 				Code: errcode.LeaderNotAvailable, RetryAfter: leaderlessRetryAfter,
-				Message: fmt.Sprintf("%s/%d has no serving leader; retry, or see `logbroker cluster health`", topic, p.ID),
+				Message: fmt.Sprintf("partition %d has no serving leader; retry, or see `logbroker cluster health`", p.ID),
 			}
 		}
 		switch errcode.Of(err) {

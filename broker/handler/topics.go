@@ -186,7 +186,7 @@ func (h *Handler) topicTrim(ctx context.Context, req protocol.TopicTrimRequest) 
 	inParallel(len(partitions), callsMax, func(i int) {
 		p := &partitions[i]
 		ask := protocol.NodeTrimRequest{Version: protocol.ControlVersion, Shard: p.Shard, Partition: p.ID, Offset: req.Offset}
-		errs[i] = h.callLeader(ctx, t.Name, p, protocol.VerbNodeTrim, ask, &reply.Partitions[i])
+		errs[i] = h.callLeader(ctx, p, protocol.VerbNodeTrim, ask, &reply.Partitions[i])
 	})
 	for _, err := range errs {
 		if err != nil {
