@@ -17,6 +17,11 @@ const (
 	// silentBroadcasts is how many full broadcasts a node may miss before it
 	// counts as gone.
 	silentBroadcasts = 3
+	// routeCheck is how often the number of routes is looked at, and routeTellings
+	// how often everything is told after a new one: what is sent before the other
+	// side's subscriptions have come over a new route does not arrive.
+	routeCheck    = 100 * time.Millisecond
+	routeTellings = 3
 )
 
 // leaders tells the other nodes what this one leads, and takes what they tell.
@@ -79,10 +84,19 @@ func (l *leaders) start() {
 	l.wg.Go(func() {
 		ticker := time.NewTicker(l.s.options.FullBroadcastInterval)
 		defer ticker.Stop()
+		check := time.NewTicker(routeCheck)
+		defer check.Stop()
+		var seen routeWatch
 		for {
 			l.send()
 			select {
 			case <-l.kick:
+			case <-check.C:
+				if seen.tell(l.s.Routes()) {
+					l.mu.Lock()
+					l.full = true
+					l.mu.Unlock()
+				}
 			case <-ticker.C:
 				l.mu.Lock()
 				l.full = true
@@ -93,6 +107,23 @@ func (l *leaders) start() {
 			}
 		}
 	})
+}
+
+// routeWatch notices new routes.
+type routeWatch struct{ routes, tellings int }
+
+// tell reports whether everything is to be told again, given how many routes
+// there are now.
+func (w *routeWatch) tell(routes int) bool {
+	if routes > w.routes {
+		w.tellings = routeTellings
+	}
+	w.routes = routes
+	if w.tellings == 0 {
+		return false
+	}
+	w.tellings--
+	return true
 }
 
 func (l *leaders) stop() {
