@@ -158,10 +158,13 @@ type Leadership struct {
 
 // LeaderHint is where a replica believes the leader to be. Node is 0 where none
 // is known. Serving says that the leader is this replica and that it serves.
+// Own says that this replica opened Epoch: nobody else ever proposes a batch in
+// it.
 type LeaderHint struct {
 	Node    uint64
 	Epoch   int32
 	Serving bool
+	Own     bool
 }
 
 // States of a replica, as Status.State has them.

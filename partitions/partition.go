@@ -174,9 +174,11 @@ func (p *Partition) leaderEvent(e raftnode.LeaderEvent) {
 func (p *Partition) Leader() LeaderHint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := LeaderHint{Node: p.spec.Nodes[p.leader], Epoch: p.epoch, Serving: p.serving}
+	h := LeaderHint{Node: p.spec.Nodes[p.leader], Epoch: p.epoch, Serving: p.serving, Own: p.serving}
 	if !p.serving && p.machine != nil {
-		h.Epoch, _, _ = p.machine.Epoch()
+		var opener uint64
+		h.Epoch, opener, _ = p.machine.Epoch()
+		h.Own = opener == p.spec.Replica
 	}
 	return h
 }

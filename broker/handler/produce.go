@@ -64,6 +64,9 @@ func (c *produceCall) append(r PartitionRequest) error {
 		return c.h.notLeader(c.target)
 	}
 	if err := c.check(r.Payload[req.BatchAt:]); err != nil {
+		if !c.target.replica.Leader().Serving {
+			return c.h.notLeader(c.target) // the leader got it too, and may think otherwise
+		}
 		return err
 	}
 	if c.h.options.DiskReserve() {
@@ -121,10 +124,38 @@ func (c *produceCall) answer(err error) {
 		c.reply.Code, c.reply.Message, c.reply.RetryAfterMs = e.Code, e.Message, uint32(e.RetryAfter.Milliseconds())
 		c.reply.BaseOffset = -1
 		c.reply.Leader, c.reply.Epoch = c.h.hint(c.target)
+		if aboutItself(e.Code) {
+			c.reply.Leader, c.reply.Epoch = c.h.ownEpoch(c.target)
+		}
 	}
 	h := c.h
 	h.metrics.Request("produce", c.reply.Code, h.options.Clock().Sub(c.start))
 	c.done(&c.reply)
 	*c = produceCall{h: h, applied: c.applied}
 	h.produceCalls.Put(c)
+}
+
+// aboutItself tells the refusals that a node gives before it proposes. A client
+// may take one for final where the reply has the epoch it asked for: then the
+// one replica that could propose in that epoch has refused. Around a leader
+// change a replica that leads no more gets the request too; the epoch it has
+// heard of would turn its word into the leader's, who may store the batch.
+func aboutItself(c errcode.Code) bool {
+	switch c {
+	case errcode.Throttled, errcode.DiskReserve, errcode.NotEnoughReplicas, errcode.LeaderNotAvailable, errcode.ShuttingDown:
+		return true
+	}
+	return false
+}
+
+// ownEpoch returns the current epoch of t, and who leads, where the replica here
+// has opened that epoch itself; zeros otherwise.
+func (h *Handler) ownEpoch(t target) (node uint64, epoch int32) {
+	if t.replica == nil {
+		return 0, 0
+	}
+	if l := t.replica.Leader(); l.Own {
+		return l.Node, l.Epoch
+	}
+	return 0, 0
 }
