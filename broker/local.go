@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ type Local struct {
 
 // StartLocal starts a cluster and returns when every node is ready.
 func StartLocal(ctx context.Context, o LocalOptions) (*Local, error) {
-	configs, err := localConfigs(o, func(addr string) (string, error) { return zeroPort(addr) })
+	configs, err := localConfigs(o, zeroPort)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +105,9 @@ func (l *Local) Stop(ctx context.Context) error {
 // LocalConfigs returns the configurations of a cluster on this machine whose
 // nodes are processes of their own, so their ports are fixed beforehand.
 func LocalConfigs(o LocalOptions) ([]config.Config, error) {
-	configs, err := localConfigs(o, freePort)
-	if err != nil {
+	var ports freePorts
+	configs, err := localConfigs(o, ports.take)
+	if err := errors.Join(err, ports.release()); err != nil {
 		return nil, err
 	}
 	founders := []string{}
@@ -164,17 +166,41 @@ func zeroPort(addr string) (string, error) {
 	return net.JoinHostPort(host, "0"), err
 }
 
-// freePort returns addr with a port that was free a moment ago.
-func freePort(addr string) (string, error) {
-	any, err := zeroPort(addr)
+// Ports for processes are taken below the range from which Linux gives ports to
+// outgoing connections (32768 on, net.ipv4.ip_local_port_range): between the
+// choice and the child's listen, no connection can come by and take one.
+const (
+	freePortMin   = 15000
+	freePortMax   = 32000
+	freePortTries = 200
+)
+
+// freePorts finds free ports and holds all of them until release, so that no
+// two choices are the same.
+type freePorts struct{ held []net.Listener }
+
+func (f *freePorts) take(addr string) (string, error) {
+	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "", err
 	}
-	l, err := net.Listen("tcp", any)
-	if err != nil {
-		return "", fmt.Errorf("cannot find a free port: %w", err)
+	for range freePortTries {
+		port := freePortMin + rand.IntN(freePortMax-freePortMin)
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil {
+			f.held = append(f.held, l)
+			return l.Addr().String(), nil
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", fmt.Errorf("found no free port on %s between %d and %d", host, freePortMin, freePortMax)
+}
+
+func (f *freePorts) release() error {
+	var errs []error
+	for _, l := range f.held {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func addPort(addr string, n int) (string, error) {

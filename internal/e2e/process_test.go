@@ -213,7 +213,7 @@ func awaitReady(t testing.TB, p *process, file string, timeout time.Duration) re
 
 // Ports below the range from which the kernel takes those of outgoing
 // connections (32768…), so that nobody gets one between choosing and listening.
-const portMin, portMax = 10000, 32000
+const portMin, portMax = 10000, 15000 // dev itself takes its free ports above
 
 var (
 	portsMu   sync.Mutex
