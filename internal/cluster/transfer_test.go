@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,14 +28,23 @@ type load struct {
 	disorder int
 }
 
-// startLoad produces until end is called, in the background.
-func startLoad(c *Cluster, topic string, partition int32, valueBytes int, opts ...producer.Option) *load {
+// full is the pace of a load that is held up by acks alone.
+const full = 0
+
+// startLoad produces until end is called, in the background: perMs records a
+// millisecond, or as fast as it goes.
+func startLoad(c *Cluster, topic string, partition int32, perMs, valueBytes int, opts ...producer.Option) *load {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &load{p: c.produce(opts...), stop: stop, done: make(chan struct{}), lastAck: time.Now()}
 	go func() {
 		defer close(l.done)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		value := make([]byte, valueBytes)
 		for n := uint64(0); ctx.Err() == nil; n++ {
+			if perMs != full && n%uint64(perMs) == 0 {
+				<-tick.C
+			}
 			binary.BigEndian.PutUint64(value, n)
 			l.mu.Lock()
 			l.offsets = append(l.offsets, -1)
@@ -128,26 +138,55 @@ func (l *load) check(t *testing.T, c *Cluster, topic string, partition int32) {
 }
 
 func TestLeaderTransferUnderLoadLosesNothing(t *testing.T) {
-	c := Start(t, Options{})
+	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("moving", 1, 3, nil)
-	l := startLoad(c, "moving", 0, 1024, producer.WithMaxInFlight(32), producer.WithBatchBytes(64<<10))
+	l := startLoad(c, "moving", 0, full, 1024, producer.WithMaxInFlight(32), producer.WithBatchBytes(64<<10))
 	c.WaitFor("the producer is at speed", func() bool { return l.count() > 20_000 })
 	t.Logf("worst gap between acks before any transfer %v", l.gap())
 	leader := c.WaitLeader("moving", 0)
+	gaps := []time.Duration{}
 	for range 10 {
 		leader = leader%3 + 1
-		began := time.Now()
 		n := l.count()
+		l.gap()
 		c.Transfer("moving", 0, leader)
-		took := time.Since(began)
 		c.WaitFor("the producer goes on", func() bool { return l.count() > n+10_000 })
-		t.Logf("transfer to %d took %v, worst gap between acks %v", leader, took, l.gap())
+		gaps = append(gaps, l.gap())
 	}
 	l.end(t)
-	for _, err := range l.errs {
-		if l.p != nil && err != nil {
-			t.Error(err)
-		}
+	if len(l.errs) > 0 {
+		t.Errorf("records failed: %v", l.errs)
 	}
 	l.check(t, c, "moving", 0)
+	slices.Sort(gaps)
+	t.Logf("time without an ack around a transfer: %v", gaps)
+	// The middle tells what a transfer costs, the worst what the machine did.
+	if middle, worst := gaps[len(gaps)/2], gaps[len(gaps)-1]; !raceEnabled && (middle > 100*time.Millisecond || worst > time.Second) {
+		t.Errorf("a transfer took %v from the producer, at worst %v; want at most 100 ms", middle, worst)
+	}
+}
+
+func TestTransfersWithManyProducersAndPartitionsLoseNothing(t *testing.T) {
+	const partitions = 4
+	c := Start(t, Options{Configure: quietLeaders})
+	c.CreateTopic("storm", partitions, 3, nil)
+	var loads []*load
+	for i := range int32(partitions) {
+		loads = append(loads, startLoad(c, "storm", i, 5, 100))
+	}
+	for range 4 {
+		for i := range int32(partitions) {
+			c.Transfer("storm", i, c.WaitLeader("storm", i)%3+1)
+		}
+	}
+	worst := time.Duration(0)
+	for i, l := range loads {
+		worst = max(worst, l.gap())
+		l.end(t)
+		if len(l.errs) > 0 {
+			t.Errorf("records failed: %v", l.errs)
+		}
+		l.check(t, c, "storm", int32(i))
+	}
+	t.Logf("%d transfers, longest time without an ack %v", 4*partitions, worst)
 }
