@@ -260,6 +260,44 @@ func TestPublishGivesUpWithTheRightCode(t *testing.T) {
 	}
 }
 
+// A refusal by one node is not definite while another may have stored the batch.
+func TestPublishIsRefusedByNameOnlyWhereNothingCanBeStored(t *testing.T) {
+	const named = 3 // the epoch that the attempts name
+	for name, c := range map[string]struct {
+		replies []protocol.ProduceReply
+		want    errcode.Code
+	}{
+		"by the leader itself":    {[]protocol.ProduceReply{{Code: errcode.NotEnoughReplicas, Epoch: named}}, errcode.NotEnoughReplicas},
+		"by somebody else":        {[]protocol.ProduceReply{{Code: errcode.NotEnoughReplicas}}, errcode.RequestTimedOut},
+		"not the leader any more": {[]protocol.ProduceReply{{Code: errcode.NotLeaderOrFollower, Epoch: named}}, errcode.RequestTimedOut},
+		"final after a doubt": {[]protocol.ProduceReply{
+			{Code: errcode.RequestTimedOut, Epoch: named}, {Code: errcode.MessageTooLarge, Epoch: named},
+		}, errcode.RequestTimedOut},
+		"final at once": {[]protocol.ProduceReply{{Code: errcode.MessageTooLarge, Epoch: named}}, errcode.MessageTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, sender := publishBench(t, func(o *Options) { o.PublishTimeout = 60 * time.Millisecond })
+			topic, _ := b.topic("orders")
+			b.leaders.Set(protocol.LeadersBroadcast{Node: 1, Leaders: []protocol.ShardLeader{{Shard: topic.Partitions[0].Shard, Epoch: named}}})
+			ack := b.publish("orders", "v", "Nats-Msg-Id", "1")
+			for i := 0; ; i++ {
+				select {
+				case s := <-sender.sent:
+					s.reply(c.replies[min(i, len(c.replies)-1)])
+					continue
+				case got := <-ack:
+					if got.Error == nil || errcode.Code(got.Error.ErrCode) != c.want {
+						t.Errorf("%+v, want %v", got.Error, c.want)
+					}
+				case <-time.After(10 * time.Second):
+					t.Error("no answer")
+				}
+				return
+			}
+		})
+	}
+}
+
 func TestWaitingMessagesShareABatchInOrder(t *testing.T) {
 	b, sender := publishBench(t)
 	b.topic("orders")

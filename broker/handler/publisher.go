@@ -77,7 +77,6 @@ type delivery struct {
 	payload  []byte // encoded produce request
 
 	attempts int
-	epoch    int32 // leader epoch believed in at the last attempt
 	retrying bool
 	settled  bool
 	doubt    bool  // some attempt may have stored the batch
@@ -250,22 +249,48 @@ func (p *publisher) attempt(d *delivery) {
 		return
 	}
 	d.attempts++
-	d.epoch = protocol.EpochUnknown
+	head := protocol.ProduceRequest{TopicID: d.lane.key.topicID, Epoch: protocol.EpochUnknown, MsgID: d.id}
 	if _, epoch, ok := p.h.options.Leaders.Leader(d.lane.shard); ok {
-		d.epoch = epoch
+		head.Epoch = epoch
 	}
-	head := protocol.ProduceRequest{TopicID: d.lane.key.topicID, Epoch: d.epoch, MsgID: d.id}
 	head.AppendHeader(d.payload[:0])
 	p.mu.Unlock()
 
-	tried := false // set by the first reply that asks for another attempt; publisher.mu guards it
+	a := &attempt{d: d, epoch: head.Epoch}
 	p.h.options.Producer.SendProduce(d.lane.topic, d.lane.key.partition, d.payload, min(left, publishAttemptTimeout),
-		func(reply []byte, err error) bool { return p.onReply(d, &tried, reply, err) })
+		func(reply []byte, err error) bool { return p.onReply(a, reply, err) })
+}
+
+// attempt is one try to deliver d.
+type attempt struct {
+	d     *delivery
+	epoch int32 // leader epoch that the request names
+	// failed is set by the first reply that asks for another attempt;
+	// publisher.mu guards it.
+	failed bool
+}
+
+// leavesDoubt reports whether the batch may be stored though the attempt brought
+// r, a retriable refusal. answered says that a broker gave it: around a leader
+// change another one may have got the request as well.
+func (a *attempt) leavesDoubt(r *protocol.ProduceReply, answered bool) bool {
+	switch {
+	case !answered:
+		return r.Code == errcode.RequestTimedOut
+	case aboutItself(r.Code):
+		return a.epoch < 0 || r.Epoch != a.epoch
+	}
+	switch r.Code {
+	case errcode.CorruptMessage, errcode.UnknownTopicOrPartition, errcode.UnknownTopicID:
+		return false
+	}
+	return true
 }
 
 // onReply takes one of the replies to an attempt. There may be several: the
 // old leader refuses while the new one stores. The first success counts.
-func (p *publisher) onReply(d *delivery, tried *bool, reply []byte, err error) (more bool) {
+func (p *publisher) onReply(a *attempt, reply []byte, err error) (more bool) {
+	d := a.d
 	var r protocol.ProduceReply
 	if err == nil {
 		r, err = protocol.DecodeProduceReply(reply)
@@ -281,7 +306,10 @@ func (p *publisher) onReply(d *delivery, tried *bool, reply []byte, err error) (
 		err = &errcode.Error{Code: r.Code, Message: r.Message, RetryAfter: time.Duration(r.RetryAfterMs) * time.Millisecond}
 	}
 	if !r.Code.Retriable() {
-		p.end(d, nil, err)
+		p.mu.Lock()
+		d.last = err
+		p.mu.Unlock()
+		p.end(d, nil, p.failure(d)) // an earlier attempt may have stored it
 		return false
 	}
 	p.mu.Lock()
@@ -289,15 +317,13 @@ func (p *publisher) onReply(d *delivery, tried *bool, reply []byte, err error) (
 	if d.settled {
 		return false
 	}
-	if more && r.Code == errcode.NotLeaderOrFollower && r.Epoch < d.epoch {
+	if more && r.Code == errcode.NotLeaderOrFollower && r.Epoch < a.epoch {
 		return true // a deposed leader; the newer one was asked as well
 	}
-	if r.Code == errcode.RequestTimedOut {
-		d.doubt = true
-	}
+	d.doubt = d.doubt || a.leavesDoubt(&r, more)
 	d.last = err
-	if !*tried {
-		*tried = true
+	if !a.failed {
+		a.failed = true
 		p.retry(d)
 	}
 	return more
