@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,7 +21,24 @@ var binaries string
 func logbrokerd() string { return filepath.Join(binaries, "logbrokerd") }
 func logbroker() string  { return filepath.Join(binaries, "logbroker") }
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	waitTogether()
+	os.Exit(buildAndRun(m))
+}
+
+// atOnce is how many tests run at once, unless -parallel says otherwise. They
+// mostly wait for elections and timers, so more than there are cores may; many
+// more would spoil the times that some of them measure.
+const atOnce = "4"
+
+func waitTogether() {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", atOnce) // a flag that exists and a number
+	}
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "logbroker-e2e-")
