@@ -26,8 +26,13 @@ const (
 // machine; Raft does it when no worker uses it any more.
 const machineCloseTimeout = 30 * time.Second
 
-// errBehind says that a replica's files are older than its Raft log.
-var errBehind = errors.New("files were lost or put back from a copy")
+// What is wrong where a replica's files and its Raft log do not belong together.
+var (
+	// errBehind: the files are older than the Raft log.
+	errBehind = errors.New("files were lost or put back from a copy")
+	// errShortened: the Raft log is older than the files.
+	errShortened = errors.New("the Raft log was lost, cut short or put back from a copy")
+)
 
 // openMachine is a state machine that was opened before Raft got it. Raft would
 // end the process where its Open fails; opened by us, a damaged replica is
@@ -132,9 +137,9 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 		return nil, errors.Join(fmt.Errorf("open the replica in %s: %w", dir, err), m.Close())
 	}
 	m.applied = applied
-	if err := h.checkFloor(p, applied); err != nil {
+	if err := h.checkLog(p, applied); err != nil {
 		err = errors.Join(err, m.Close())
-		if errors.Is(err, errBehind) {
+		if errors.Is(err, errBehind) || errors.Is(err, errShortened) {
 			return nil, h.quarantine(p, dir, err)
 		}
 		return nil, err
@@ -142,9 +147,11 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 	return m, nil
 }
 
-// checkFloor refuses files that are older than the Raft log: what lies between
-// was compacted away, so they can never be brought up to date from it.
-func (h *Host) checkFloor(p *Partition, applied uint64) error {
+// checkLog refuses files that are older than the Raft log: what lies between was
+// compacted away, so they can never be brought up to date from it. And it
+// refuses a Raft log that is older than the files: what it has lost it may have
+// acknowledged, and with it the replica could elect a leader that lacks it.
+func (h *Host) checkLog(p *Partition, applied uint64) error {
 	s := p.spec
 	if !h.options.Node.HasReplica(s.Shard, s.Replica) {
 		return nil
@@ -155,6 +162,13 @@ func (h *Host) checkFloor(p *Partition, applied uint64) error {
 	}
 	if applied < floor {
 		return fmt.Errorf("%w: the files end at index %d, the Raft log begins behind %d", errBehind, applied, floor)
+	}
+	end, err := h.options.Node.LogEnd(s.Shard, s.Replica)
+	if err != nil {
+		return err
+	}
+	if applied > end {
+		return fmt.Errorf("%w: the files hold what index %d did, the Raft log ends at %d", errShortened, applied, end)
 	}
 	return nil
 }
