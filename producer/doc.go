@@ -47,6 +47,9 @@
 //  8. A refusal that no retry mends (MESSAGE_TOO_LARGE …) fails the batch at
 //     once when it was never ambiguous. Otherwise it is sent on until the
 //     delivery time-out, because only the broker knows if it is stored.
+//  9. When the metadata says that the topic is no more, and nobody takes the
+//     batch, it fails with UNKNOWN_TOPIC_ID at once, and with ErrUnknownOutcome
+//     beside it where it was ambiguous.
 //
 // Sizes are checked before a number is given, so a batch that is too large
 // leaves no hole in the sequence; where the broker refuses one all the same,

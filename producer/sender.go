@@ -234,7 +234,7 @@ func (q *partition) judge() bool {
 	case verdictFail:
 		e, rest := q.w.drop()
 		q.requeue(rest)
-		q.complete(completion{b: e.b, err: q.refusedError(e.last.err)})
+		q.complete(completion{b: e.b, err: q.refusedError(&e)})
 		q.notBefore = time.Time{} // what follows is not to blame
 		return false
 	default:
@@ -242,11 +242,15 @@ func (q *partition) judge() bool {
 	}
 }
 
-func (q *partition) refusedError(err error) error {
-	if topicGone(err) {
-		return errcode.New(errcode.UnknownTopicID, "topic %q was deleted, or deleted and created anew, while the record was on its way: %v", q.topic, err)
+func (q *partition) refusedError(e *entry) error {
+	if !topicGone(e.last.err) {
+		return fmt.Errorf("%s/%d: %w", q.topic, q.index, e.last.err)
 	}
-	return fmt.Errorf("%s/%d: %w", q.topic, q.index, err)
+	gone := errcode.New(errcode.UnknownTopicID, "topic %q was deleted, or deleted and created anew, while the record was on its way: %v", q.topic, e.last.err)
+	if e.ambiguous {
+		return fmt.Errorf("%w (it may have been stored in what was deleted: %w)", gone, ErrUnknownOutcome)
+	}
+	return gone
 }
 
 // fill numbers and sends what is ready, as far as the window allows.

@@ -158,11 +158,12 @@ const (
 // topic does not exist any more.
 func (w *window) settle(gone bool) verdict {
 	e := &w.entries[0]
-	if e.ambiguous {
-		return verdictResend // rule 8: until the delivery time-out
-	}
 	switch {
-	case e.last.kind == kindFatal, gone && topicGone(e.last.err):
+	case gone && topicGone(e.last.err):
+		return verdictFail // rule 9: nobody will ever tell
+	case e.ambiguous:
+		return verdictResend // rule 8: until the delivery time-out
+	case e.last.kind == kindFatal:
 		return verdictFail
 	case e.last.kind == kindIdentity && e.alone:
 		w.renew = true

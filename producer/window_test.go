@@ -70,7 +70,7 @@ func TestSettleVerdicts(t *testing.T) {
 		{"lost", nil, ambiguous, false, false, verdictResend},
 		{"nobody got it", nil, definite, false, false, verdictResend},
 		{"nobody got it, topic gone", nil, definite, false, true, verdictFail},
-		{"lost, then topic gone", []outcome{ambiguous}, definite, false, true, verdictResend},
+		{"lost, then topic gone", []outcome{ambiguous}, definite, false, true, verdictFail},
 		{"gap", nil, outcome{kind: kindGap}, false, false, verdictRequeue},
 		{"lost, then gap", []outcome{ambiguous}, outcome{kind: kindGap}, false, false, verdictResend},
 		{"producer unknown", nil, outcome{kind: kindIdentity}, false, false, verdictRequeue},
