@@ -23,6 +23,9 @@ const (
 	// again before it is believed to be in the log, not on the way.
 	damagedMax = 5
 	gapMax     = 3
+	// creditSole is a credit that brings one reply only, with one batch: whatever
+	// begins above the position then, no reply was lost before it.
+	creditSole = 1
 )
 
 // fetch is one fetch request of one generation.
@@ -60,6 +63,9 @@ func (r *Reader) run(ctx context.Context) {
 		}
 		if f.stopped() {
 			return
+		}
+		if f.gaps > 0 && f.gapAt == next.offset {
+			next.credit = creditSole
 		}
 		begun := time.Now()
 		some, err := f.do(next)
@@ -380,7 +386,7 @@ func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) 
 		return false, nil // known already
 	case b.NextOffset() > highWatermark:
 		return false, errBeyond
-	case b.BaseOffset() > r.fetchAt && !f.believeGap(r.fetchAt):
+	case b.BaseOffset() > r.fetchAt && !f.believeGap(q, r.fetchAt):
 		return false, errGap
 	}
 	f.gaps = 0
@@ -394,12 +400,12 @@ func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) 
 
 // believeGap reports whether the same gap has shown often enough to be in the
 // log (compaction) rather than a lost reply.
-func (f *fetcher) believeGap(at int64) bool {
+func (f *fetcher) believeGap(q fetch, at int64) bool {
 	if f.gapAt != at {
 		f.gapAt, f.gaps = at, 0
 	}
 	f.gaps++
-	return f.gaps > gapMax
+	return f.gaps > gapMax && q.credit == creditSole
 }
 
 // raise notes the high watermark of a reply.
