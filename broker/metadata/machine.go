@@ -181,7 +181,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 func (s snapshot) image() *Image {
 	return newImage(Image{
 		Index: s.Index, ClusterID: s.ClusterID, ClusterName: s.ClusterName, Defaults: s.Defaults,
-		nodes: s.Nodes, topics: s.Topics,
+		NextShard: s.NextShard, nodes: s.Nodes, topics: s.Topics,
 	})
 }
 

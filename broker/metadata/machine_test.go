@@ -399,6 +399,9 @@ func TestSnapshotRoundTrip(t *testing.T) {
 			}
 		}
 	}
+	if got, want := restored.image.NextShard, r.image.NextShard; got != want || want == 0 {
+		t.Fatalf("next shard %d after the snapshot, %d before", got, want)
+	}
 	if again := restored.m.requests.byID["q"]; again.Result.TopicID == 0 {
 		t.Fatal("the request ids are gone")
 	}
