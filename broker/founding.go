@@ -230,6 +230,32 @@ func (f *founding) tryJoin(ctx context.Context, seeds []string) (string, error) 
 	return reason, nil
 }
 
+// introduce repeats the wish to join to every founder until each has heard it
+// once or ctx ends. The seed has admitted this node, but the founder that leads
+// the metadata must know its address too, and the metadata does not have it
+// before the node can register.
+func (f *founding) introduce(ctx context.Context) {
+	missing := slices.Clone(f.identity().Founders)
+	for wait := foundingRetryMin; ; wait = min(2*wait, foundingRetryMax) {
+		missing = slices.DeleteFunc(missing, func(m member) bool {
+			addr, ok := f.addresses.resolve(m.Incarnation)
+			if !ok {
+				addr = m.RaftAddr
+			}
+			_, err := f.ask(ctx, addr, handshake{Kind: kindJoin, From: f.self()})
+			return err == nil
+		})
+		if len(missing) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
 // record writes the founding record down.
 func (f *founding) record(clusterID string, founders []member, joined bool) error {
 	f.mu.Lock()

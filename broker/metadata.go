@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"logbroker/broker/handler"
 	"logbroker/broker/metadata"
@@ -45,7 +46,7 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if err := b.raft.StartInMemory(shard, b.store.StateMachine); err != nil {
 		return err
 	}
-	if err := b.store.Barrier(ctx); err != nil {
+	if err := b.firstBarrier(ctx, id); err != nil {
 		return err
 	}
 	b.founding.serveImage(b.knownIncarnation, b.admit)
@@ -53,6 +54,19 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 		return nil
 	}
 	return b.store.Found(ctx, metadata.Founding{ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults()})
+}
+
+// firstBarrier returns when the image is at least as new as this start. A later
+// node makes itself known to the founders meanwhile.
+func (b *Broker) firstBarrier(ctx context.Context, id identity) error {
+	var introducing sync.WaitGroup
+	defer introducing.Wait()
+	bounded, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if id.Joined {
+		introducing.Go(func() { b.founding.introduce(bounded) })
+	}
+	return b.store.Barrier(ctx)
 }
 
 // topicDefaults is what the cluster is founded with: settings for topics whose
