@@ -35,6 +35,7 @@ func (c *Cluster) spread(topic string) (led map[uint64]int, even bool) {
 }
 
 func TestEachNodeLeadsItsShareAgainAfterARestart(t *testing.T) {
+	t.Parallel()
 	const moves = 2
 	var under moveCount
 	c := Start(t, Options{Log: under.see, Configure: func(f *config.Config) {
@@ -90,6 +91,7 @@ func (m *moveCount) see(r slog.Record) {
 }
 
 func TestBalanceNowMovesEveryPartitionToItsPreferredLeader(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("byhand", 6, 3, nil)
 	for partition := range int32(6) {

@@ -250,6 +250,7 @@ func TestEveryBadInputIsRefusedByCodeSoonAndTheNextGoodRequestSucceeds(t *testin
 	topic := c.CreateTopic(inputTopic, 2, 3, map[string]string{"max_batch_bytes": strconv.Itoa(inputBatchMax), "segment_bytes": "1MiB"})
 	leader := c.WaitLeader(inputTopic, 0)
 	client := newHostile(t, c, leader, topic.ID)
+	c.waitAnswered(client.nc, inputTopic, 0)
 	for range 5 { // ten records, of which the first five are trimmed
 		client.mustProduce(produceRequest(topic.ID, -1, "", batchOf(t, "a", "b")))
 	}

@@ -11,10 +11,12 @@ import (
 )
 
 func TestWithoutMajorityProduceIsRefusedByNameAndCommittedDataIsRead(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	topic := c.CreateTopic("quorum", 1, 3, nil)
 	leader := c.WaitLeader("quorum", 0)
 	nc := c.dial(leader)
+	c.waitAnswered(nc, "quorum", 0)
 	const committed = 20
 	for i := range committed {
 		r, err := produceRaw(nc, "quorum", 0, produceRequest(topic.ID, -1, "", batchOf(t, fmt.Sprint("committed ", i))), 5*time.Second)

@@ -29,6 +29,7 @@ func publish(t *testing.T, nc *nats.Conn, topic, value string, header nats.Heade
 }
 
 func TestPlainNATSMessagesBecomeRecordsThroughAnyNode(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("plain.events", 1, 3, nil)
 	leader := c.WaitLeader("plain.events", 0)
@@ -52,6 +53,7 @@ func TestPlainNATSMessagesBecomeRecordsThroughAnyNode(t *testing.T) {
 }
 
 func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("js", 3, 3, nil)
 	js, err := jetstream.New(c.dial(c.WaitLeader("js", 0)%3 + 1)) // not that partition's leader
@@ -106,6 +108,7 @@ func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
 }
 
 func TestSameMessageIDIsStoredOnceAcrossLeaderChanges(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("once", 1, 3, nil)
 	leader := c.WaitLeader("once", 0)

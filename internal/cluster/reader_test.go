@@ -11,6 +11,7 @@ import (
 )
 
 func TestReaderFollowsTheLeaderWithoutLossOrRepeat(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("followed", 1, 3, nil)
 	leader := c.WaitLeader("followed", 0)
@@ -47,6 +48,7 @@ func TestReaderFollowsTheLeaderWithoutLossOrRepeat(t *testing.T) {
 }
 
 func TestReaderStartsAtEarliestLatestOffsetAndTime(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	c.CreateTopic("starts", 1, 3, nil)
 	p := c.produce()

@@ -114,6 +114,7 @@ func (a *authority) client(name string) *tls.Config {
 }
 
 func TestTLSOnEveryPort(t *testing.T) {
+	t.Parallel()
 	for _, clientAuth := range []string{"none", "require"} {
 		t.Run("client_auth "+clientAuth, func(t *testing.T) {
 			ca := newAuthority(t)

@@ -72,6 +72,7 @@ func (s *stream) end() {
 }
 
 func TestTopicMadeAnewUnderItsNameIsAnotherTopic(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	first := c.CreateTopic("again", 1, 3, nil)
 	s := startStream(c, "again")
@@ -124,6 +125,7 @@ func TestTopicMadeAnewUnderItsNameIsAnotherTopic(t *testing.T) {
 }
 
 func TestAlterAndMorePartitionsTakeEffectWhileProducing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	c.CreateTopic("grows", 2, 3, nil)
 	s := startStream(c, "grows")
@@ -200,6 +202,7 @@ func (c *Cluster) shards(topic string, partitions int) []uint64 {
 }
 
 func TestRetentionBySizeAndTrimLeaveTheSameSegmentsOnEveryReplica(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	topic := c.CreateTopic("kept", 1, 3, map[string]string{"segment_bytes": "16KiB", "retention_bytes": "64KiB"})
 	shard := c.shards("kept", 1)[0]
@@ -260,6 +263,7 @@ func TestRetentionBySizeAndTrimLeaveTheSameSegmentsOnEveryReplica(t *testing.T) 
 }
 
 func TestFilesOfADeletedTopicAreGoneAlsoFromANodeThatWasDown(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Configure: quietLeaders})
 	c.CreateTopic("kept", 1, 3, nil)
 	c.CreateTopic("deleted", 2, 3, nil)

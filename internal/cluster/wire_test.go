@@ -26,6 +26,16 @@ func (c *Cluster) dial(id uint64, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
+// waitAnswered returns when a node answers produce requests to a partition. It
+// leads a moment before its subscription stands.
+func (c *Cluster) waitAnswered(nc *nats.Conn, topic string, partition int32) {
+	c.tb.Helper()
+	c.WaitFor("produce requests to "+topic+" are answered", func() bool {
+		_, err := nc.Request(protocol.ProduceSubject(topic, partition), nil, time.Second)
+		return err == nil
+	})
+}
+
 // codeOf returns the code of an answer by the form that answers on subject
 // have; ok is false where it has not that form, or refuses without a message.
 func codeOf(subject string, data []byte) (code errcode.Code, ok bool) {
