@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // wire connects the foundings of a test by address, in one process.
@@ -157,6 +158,32 @@ func TestANodeWhoseDirectoriesWereLostIsRefused(t *testing.T) {
 	}
 	if wiped.identity().ClusterID != "" {
 		t.Fatal("the wiped node joined")
+	}
+}
+
+// Node 3 is given the directory of another cluster's node 3. It must notice, and
+// the others must not take its mistake for theirs when they start again.
+func TestADirectoryOfAnotherClusterIsNoticedByItsOwnNodeOnly(t *testing.T) {
+	w := newWire()
+	addrs, dirs := []string{"a", "b", "c"}, []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	runAll(t, w.node(t, 1, "a", dirs[0], addrs...), w.node(t, 2, "b", dirs[1], addrs...), w.node(t, 3, "c", dirs[2], addrs...))
+	elsewhere, foreign := newWire(), t.TempDir()
+	runAll(t, elsewhere.node(t, 3, "x", foreign, "x"))
+
+	a, b, c := w.node(t, 1, "a", dirs[0], addrs...), w.node(t, 2, "b", dirs[1], addrs...), w.node(t, 3, "c", foreign, addrs...)
+	if err := c.announce(t.Context(), nil); !errors.Is(err, errRefused) || !strings.Contains(err.Error(), foreign) {
+		t.Errorf("node 3 with another cluster's directory got: %v", err)
+	}
+	for _, n := range []*founding{a, b} {
+		if err := n.announce(t.Context(), nil); err != nil {
+			t.Errorf("node %d got: %v", n.identity().NodeID, err)
+		}
+	}
+	w.cut["b"] = true // only the wrong neighbour answers: no verdict
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := a.announce(ctx, nil); err != nil {
+		t.Errorf("node 1 with node 2 away got: %v", err)
 	}
 }
 
