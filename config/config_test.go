@@ -138,6 +138,7 @@ func TestAllFaultsAreReportedAtOnce(t *testing.T) {
 func TestUnknownEnvironmentIsAWarningWithASuggestion(t *testing.T) {
 	t.Setenv("LOGBROKER_SERVICE_HOST", "10.0.0.1")
 	t.Setenv("LOGBROKER_STORAGE_DATADIR", "/x")
+	t.Setenv("LOGBROKER_SERVER", "nats://127.0.0.1:4222") // the client's
 	got, err := Load(LoadOptions{SearchDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)

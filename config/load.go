@@ -149,6 +149,9 @@ func treeKeys(tree map[string]any, prefix string) []string {
 	return keys
 }
 
+// clientEnv are variables of the command line client, which a person may have set.
+func clientEnv() []string { return []string{EnvPrefix + "_SERVER", EnvPrefix + "_PROFILE"} }
+
 // unknownEnv warns of LOGBROKER_ variables that are no key.
 func unknownEnv(environ []string, known map[string]any) []string {
 	names := make(map[string]any, len(known))
@@ -158,7 +161,7 @@ func unknownEnv(environ []string, known map[string]any) []string {
 	var warnings []string
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, EnvPrefix+"_") {
+		if !strings.HasPrefix(name, EnvPrefix+"_") || slices.Contains(clientEnv(), name) {
 			continue
 		}
 		if _, ok := names[name]; !ok {
