@@ -15,6 +15,7 @@ const replicaRetry = time.Second
 
 // replicaHost is the part of partitions.Host that replicas drives.
 type replicaHost interface {
+	Prepare(spec partitions.Spec) error
 	Start(spec partitions.Spec) error
 	Remove(shard uint64) error
 	Update(shard uint64, config partitions.TopicConfig)
@@ -32,9 +33,10 @@ type replicaStore interface {
 // replicas keeps the replicas that run on this node equal to those the metadata
 // gives to it. One goroutine, run, does all of it.
 //
-// A replica is marked as started in the metadata, and the mark is applied here,
-// before its log is first written. So a replica whose mark stands and whose log
-// is gone is known to have had one: the Host quarantines it.
+// A new replica is first recorded in this node's Raft log, then marked as started
+// in the metadata, and started when the mark is applied here. So a replica whose
+// mark stands and which the Raft log does not know has lost its log: the Host
+// quarantines it. A crash in between costs nothing.
 type replicas struct {
 	host   replicaHost
 	store  replicaStore
@@ -43,16 +45,13 @@ type replicas struct {
 
 	// running maps shard to the topic whose configuration it was given.
 	running map[uint64]*metadata.Topic
-	// fresh holds the replicas that this process was the first to mark: they
-	// have no log yet. A mark found at start-up is somebody's earlier life.
-	fresh map[metadata.ReplicaKey]bool
 	// tidied is set once what was deleted while the node was down is gone.
 	tidied bool
 }
 
 func newReplicas(host replicaHost, store replicaStore, nodeID uint64, logger *slog.Logger) *replicas {
 	return &replicas{host: host, store: store, nodeID: nodeID, logger: logger,
-		running: map[uint64]*metadata.Topic{}, fresh: map[metadata.ReplicaKey]bool{}}
+		running: map[uint64]*metadata.Topic{}}
 }
 
 // run follows the image until ctx ends.
@@ -84,6 +83,11 @@ func (r *replicas) follow(ctx context.Context, image *metadata.Image) bool {
 	for _, a := range wanted {
 		switch {
 		case !a.Replica.Started:
+			if err := r.host.Prepare(spec(a)); err != nil {
+				r.logger.Error("cannot make a new replica; trying again", "topic", a.Topic.Name, "partition", a.Partition.ID, "err", err)
+				done = false
+				continue
+			}
 			unmarked = append(unmarked, metadata.ReplicaKey{Shard: a.Partition.Shard, Replica: a.Replica.Replica})
 		case r.running[a.Partition.Shard] == nil:
 			done = r.start(a) && done
@@ -99,9 +103,6 @@ func (r *replicas) mark(ctx context.Context, keys []metadata.ReplicaKey) bool {
 	if len(keys) == 0 {
 		return true
 	}
-	for _, key := range keys {
-		r.fresh[key] = true
-	}
 	if err := r.store.MarkStarted(ctx, r.nodeID, keys); err != nil && ctx.Err() == nil {
 		r.logger.Warn("cannot mark new replicas as started; trying again", "replicas", len(keys), "err", err)
 		return false
@@ -109,19 +110,24 @@ func (r *replicas) mark(ctx context.Context, keys []metadata.ReplicaKey) bool {
 	return true
 }
 
-func (r *replicas) start(a metadata.Assignment) bool {
-	key := metadata.ReplicaKey{Shard: a.Partition.Shard, Replica: a.Replica.Replica}
+// spec says what the Host needs to know of a replica. Once it is marked it must
+// be known to the Raft log: see replicas.
+func spec(a metadata.Assignment) partitions.Spec {
 	nodes := map[uint64]uint64{}
 	for _, replica := range a.Partition.Replicas {
 		nodes[replica.Replica] = replica.Node
 	}
-	err := r.host.Start(partitions.Spec{
-		Shard: key.Shard, Replica: key.Replica,
+	return partitions.Spec{
+		Shard: a.Partition.Shard, Replica: a.Replica.Replica,
 		Topic: a.Topic.Name, TopicID: a.Topic.ID, Partition: a.Partition.ID,
 		Members: a.Partition.Members(), Nodes: nodes, Config: partitionConfig(a.Topic.Config),
-		Restart: !r.fresh[key],
-	})
-	logger := r.logger.With("topic", a.Topic.Name, "partition", a.Partition.ID, "shard", key.Shard)
+		Restart: a.Replica.Started,
+	}
+}
+
+func (r *replicas) start(a metadata.Assignment) bool {
+	err := r.host.Start(spec(a))
+	logger := r.logger.With("topic", a.Topic.Name, "partition", a.Partition.ID, "shard", a.Partition.Shard)
 	switch {
 	case errors.Is(err, partitions.ErrQuarantined):
 		logger.Error("replica lost its Raft log and is quarantined; its partition goes on with the others", "err", err)
@@ -129,7 +135,7 @@ func (r *replicas) start(a metadata.Assignment) bool {
 		logger.Error("cannot start replica; trying again", "err", err)
 		return false
 	}
-	r.running[key.Shard] = a.Topic
+	r.running[a.Partition.Shard] = a.Topic
 	return true
 }
 

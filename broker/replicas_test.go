@@ -2,10 +2,16 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/lni/dragonboat/v4/statemachine"
 
 	"logbroker/broker/metadata"
 	"logbroker/partitions"
@@ -47,5 +53,71 @@ func TestReplicasOfTopicsDeletedWhileDownAreRemoved(t *testing.T) {
 	host.left = append(host.left, deleted)
 	if !r.follow(context.Background(), image) || len(host.discarded) != 1 {
 		t.Error("looked for leftovers again after the start")
+	}
+}
+
+// order notes what is done for a new replica, and the image that results.
+type order struct {
+	replicaHost
+	replicaStore
+	steps   []string
+	machine statemachine.IStateMachine
+	index   uint64
+	image   *metadata.Image
+}
+
+func (o *order) apply(t *testing.T, kind, body string) {
+	t.Helper()
+	o.index++
+	cmd := fmt.Sprintf(`{"version":1,"kind":%q,"body":%s}`, kind, body)
+	r, err := o.machine.Update(statemachine.Entry{Index: o.index, Cmd: []byte(cmd)})
+	if err != nil || !strings.Contains(string(r.Data), `"code":0`) {
+		t.Fatalf("%s: %s, %v", cmd, r.Data, err)
+	}
+}
+
+func (o *order) Leftovers() ([]partitions.ReplicaKey, error) { return nil, nil }
+
+func (o *order) Prepare(s partitions.Spec) error {
+	o.steps = append(o.steps, fmt.Sprint("prepare ", s.Shard, " of ", len(s.Members)))
+	return nil
+}
+
+func (o *order) MarkStarted(_ context.Context, _ uint64, keys []metadata.ReplicaKey) error {
+	o.steps = append(o.steps, fmt.Sprint("mark ", len(keys)))
+	return nil
+}
+
+func (o *order) Start(s partitions.Spec) error {
+	o.steps = append(o.steps, fmt.Sprint("start ", s.Shard, " known ", s.Restart))
+	return nil
+}
+
+// A crash may fall between any two steps. A replica that is marked has been
+// prepared, so that only one that has lost its log is unknown to the Raft log.
+func TestNewReplicaIsPreparedThenMarkedThenStarted(t *testing.T) {
+	o := &order{}
+	o.machine = metadata.NewStateMachine(func(i *metadata.Image) { o.image = i })
+	o.apply(t, "found", `{"cluster_id":"c","cluster_name":"n","defaults":{"partitions":1}}`)
+	o.apply(t, "register", `{"id":1,"incarnation":"i"}`)
+	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{
+		RetentionBytes: -1, SegmentBytes: 1 << 20, SegmentAge: time.Hour, MaxBatchBytes: 1 << 20, Cleanup: "delete",
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.apply(t, "create_topic", fmt.Sprintf(`{"name":"orders","partitions":1,"config":%s}`, raw))
+	newProcess := func() *replicas { return newReplicas(o, o, 1, slog.New(slog.DiscardHandler)) }
+	newProcess().follow(context.Background(), o.image)
+	newProcess().follow(context.Background(), o.image) // it died before the mark was applied
+	o.apply(t, "mark_started", `{"node":1,"replicas":[{"shard":1001,"replica":1}]}`)
+	newProcess().follow(context.Background(), o.image) // and before it started the replica
+	want := []string{"prepare 1001 of 1", "mark 1", "prepare 1001 of 1", "mark 1", "start 1001 known true"}
+	if !slices.Equal(o.steps, want) {
+		t.Errorf("steps %q, want %q", o.steps, want)
 	}
 }

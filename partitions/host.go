@@ -81,6 +81,21 @@ func (h *Host) Start(s Spec) error {
 	return nil
 }
 
+// Prepare records durably, in the Raft log, that the new replica s is here, and
+// starts nothing; it may be repeated. The order is Prepare, the mark in the
+// metadata that the replica is started, Start with Restart set: then a marked
+// replica that the Raft log does not know has lost its log, and one whose first
+// start a crash prevented has not. ErrLeftovers as for Start.
+func (h *Host) Prepare(s Spec) error {
+	if h.options.Node.HasReplica(s.Shard, s.Replica) {
+		return nil
+	}
+	if err := h.checkEmpty(h.directory(s)); err != nil {
+		return err
+	}
+	return h.options.Node.Bootstrap(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
+}
+
 // reserve makes sure that one call at a time deals with a shard.
 func (h *Host) reserve(s Spec) error {
 	h.mu.Lock()

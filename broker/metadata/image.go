@@ -79,8 +79,9 @@ func (p *Partition) ReplicaOn(node uint64) (Replica, bool) {
 	return Replica{}, false
 }
 
-// Replica is one replica of a partition. Started is set before its log is first
-// written: a started replica whose log is gone must never start again.
+// Replica is one replica of a partition. Started is set when its node's Raft log
+// knows it and before it first runs: a started replica whose log is gone must
+// never start again.
 type Replica struct {
 	Node        uint64 `json:"node"`
 	Replica     uint64 `json:"replica"`

@@ -11,6 +11,7 @@ import (
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/client"
 	"github.com/lni/dragonboat/v4/config"
+	pb "github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/dragonboat/v4/statemachine"
 )
 
@@ -237,6 +238,24 @@ func (n *Node) HasReplica(shard, replica uint64) bool {
 	}
 	defer n.leave()
 	return n.host.HasNodeInfo(shard, replica)
+}
+
+// Bootstrap records durably that the replica s with an on-disk state machine is
+// one of s.Members, and starts nothing: HasReplica knows it from here on, and a
+// later start needs no Members. nil where it is known already.
+func (n *Node) Bootstrap(s Shard) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	defer n.leave()
+	if n.host.HasNodeInfo(s.ID, s.Replica) {
+		return nil
+	}
+	record := pb.NewBootstrapInfo(false, pb.OnDiskStateMachine, s.Members)
+	if err := n.store.SaveBootstrapInfo(s.ID, s.Replica, record); err != nil {
+		return n.store.failed("record a new replica", err)
+	}
+	return nil
 }
 
 // ReplicaID names one replica of the cluster.
