@@ -27,7 +27,7 @@ type dev struct {
 func startDev(t testing.TB, args ...string) *dev {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
-	p := launchProcess(t, "dev", nil, logbrokerd(), append([]string{"dev", "--ready-file", file}, args...)...)
+	p := launchProcess(t, "dev", nil, logbrokerd(), append([]string{"dev", "--log.level=info", "--ready-file", file}, args...)...)
 	return &dev{process: p, told: awaitReady(t, p, file, readyTimeout)}
 }
 
