@@ -30,10 +30,15 @@ const (
 	NotLeaderOrFollower      Code = 6
 	RequestTimedOut          Code = 7
 	MessageTooLarge          Code = 10
+	OffsetMetadataTooLarge   Code = 12
 	CoordinatorNotAvailable  Code = 15
 	NotCoordinator           Code = 16
 	InvalidTopic             Code = 17
 	NotEnoughReplicas        Code = 19
+	IllegalGeneration        Code = 22
+	InvalidGroupID           Code = 24
+	UnknownMemberID          Code = 25
+	RebalanceInProgress      Code = 27
 	TopicAuthorizationFailed Code = 29
 	UnsupportedVersion       Code = 35
 	TopicAlreadyExists       Code = 36
@@ -46,19 +51,29 @@ const (
 	InvalidProducerEpoch     Code = 47
 	StorageError             Code = 56
 	UnknownProducerID        Code = 59
+	NonEmptyGroup            Code = 68
+	GroupIDNotFound          Code = 69
 	FencedLeaderEpoch        Code = 74
 	UnknownLeaderEpoch       Code = 75
 	UnsupportedCompression   Code = 76
 	OffsetNotAvailable       Code = 78
+	GroupMaxSizeReached      Code = 81
+	FencedInstanceID         Code = 82
+	GroupSubscribedToTopic   Code = 86
 	InvalidRecord            Code = 87
 	Throttled                Code = 89
 	UnknownTopicID           Code = 100
 	DuplicateRegistration    Code = 101
+	FencedMemberEpoch        Code = 110
+	UnreleasedInstanceID     Code = 111
+	StaleMemberEpoch         Code = 113
 	TooManyProducers         Code = 1000
 	DiskReserve              Code = 1001
 	ShuttingDown             Code = 1002
 	NotImplemented           Code = 1003
 	NodeNotFound             Code = 1004
+	PartitionNotOwned        Code = 1005
+	GroupStateTooLarge       Code = 1006
 )
 
 type entry struct {
@@ -78,10 +93,15 @@ var table = map[Code]entry{
 	NotLeaderOrFollower:      {"NOT_LEADER_OR_FOLLOWER", true},
 	RequestTimedOut:          {"REQUEST_TIMED_OUT", true},
 	MessageTooLarge:          {"MESSAGE_TOO_LARGE", false},
+	OffsetMetadataTooLarge:   {"OFFSET_METADATA_TOO_LARGE", false},
 	CoordinatorNotAvailable:  {"COORDINATOR_NOT_AVAILABLE", true},
 	NotCoordinator:           {"NOT_COORDINATOR", true},
 	InvalidTopic:             {"INVALID_TOPIC_EXCEPTION", false},
 	NotEnoughReplicas:        {"NOT_ENOUGH_REPLICAS", true},
+	IllegalGeneration:        {"ILLEGAL_GENERATION", false},
+	InvalidGroupID:           {"INVALID_GROUP_ID", false},
+	UnknownMemberID:          {"UNKNOWN_MEMBER_ID", false},
+	RebalanceInProgress:      {"REBALANCE_IN_PROGRESS", true},
 	TopicAuthorizationFailed: {"TOPIC_AUTHORIZATION_FAILED", false},
 	UnsupportedVersion:       {"UNSUPPORTED_VERSION", false},
 	TopicAlreadyExists:       {"TOPIC_ALREADY_EXISTS", false},
@@ -94,19 +114,29 @@ var table = map[Code]entry{
 	InvalidProducerEpoch:     {"INVALID_PRODUCER_EPOCH", false},
 	StorageError:             {"KAFKA_STORAGE_ERROR", true},
 	UnknownProducerID:        {"UNKNOWN_PRODUCER_ID", false},
+	NonEmptyGroup:            {"NON_EMPTY_GROUP", false},
+	GroupIDNotFound:          {"GROUP_ID_NOT_FOUND", false},
 	FencedLeaderEpoch:        {"FENCED_LEADER_EPOCH", true},
 	UnknownLeaderEpoch:       {"UNKNOWN_LEADER_EPOCH", true},
 	UnsupportedCompression:   {"UNSUPPORTED_COMPRESSION_TYPE", false},
 	OffsetNotAvailable:       {"OFFSET_NOT_AVAILABLE", true},
+	GroupMaxSizeReached:      {"GROUP_MAX_SIZE_REACHED", false},
+	FencedInstanceID:         {"FENCED_INSTANCE_ID", false},
+	GroupSubscribedToTopic:   {"GROUP_SUBSCRIBED_TO_TOPIC", false},
 	InvalidRecord:            {"INVALID_RECORD", false},
 	Throttled:                {"THROTTLED", true},
 	UnknownTopicID:           {"UNKNOWN_TOPIC_ID", false},
 	DuplicateRegistration:    {"DUPLICATE_BROKER_REGISTRATION", false},
+	FencedMemberEpoch:        {"FENCED_MEMBER_EPOCH", false},
+	UnreleasedInstanceID:     {"UNRELEASED_INSTANCE_ID", true},
+	StaleMemberEpoch:         {"STALE_MEMBER_EPOCH", false},
 	TooManyProducers:         {"TOO_MANY_PRODUCERS", true},
 	DiskReserve:              {"DISK_RESERVE_REACHED", true},
 	ShuttingDown:             {"SHUTTING_DOWN", true},
 	NotImplemented:           {"NOT_IMPLEMENTED", false},
 	NodeNotFound:             {"NODE_NOT_FOUND", false},
+	PartitionNotOwned:        {"PARTITION_NOT_OWNED", false},
+	GroupStateTooLarge:       {"GROUP_STATE_TOO_LARGE", false},
 }
 
 // String returns the code's name, or its number where it has none (a newer

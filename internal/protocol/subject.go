@@ -25,7 +25,7 @@ const (
 	PrefixPublish   = "lb.pub."      // lb.pub.<topic…>: one plain message
 	PrefixMetadata  = "lb.m."        // lb.m.<verb>: metadata, any node
 	PrefixAdmin     = "lb.a."        // lb.a.<verb>: admin, any node
-	PrefixGroup     = "lb.g."        // lb.g.<verb>.<group…>: group coordinator (not built yet: NOT_IMPLEMENTED)
+	PrefixGroup     = "lb.g."        // lb.g.<verb>.<group…>: group coordinator
 	PrefixNode      = "lb.n."        // lb.n.<node>.<verb>: node to node, never open to clients
 	SubjectLeaders  = "lb.i.leaders" // broadcast: which partitions a node leads, never open to clients
 )
