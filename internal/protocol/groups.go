@@ -100,11 +100,20 @@ type HeartbeatRequest struct {
 	// SessionTimeoutMs is the silence after which the member is fenced. 0: the
 	// coordinator's default, groups.session_timeout.
 	SessionTimeoutMs int64 `json:"session_timeout_ms,omitempty"`
+	// WaitMs lets the coordinator hold the answer for up to so long while it has
+	// nothing new for the member, so that a change reaches it at once; it holds
+	// for at most the heartbeat interval and a third of the session time-out. A
+	// member then sends its next heartbeat as soon as it has the answer, with a
+	// time-out of WaitMs and some more. A further heartbeat of the same member
+	// (a report) makes the held one be answered at once. 0: never hold.
+	WaitMs int64 `json:"wait_ms,omitempty"`
 	// Metadata is opaque to the coordinator and shown by describe.
 	Metadata []byte `json:"metadata,omitempty"`
 }
 
-// HeartbeatReply tells a member what it may own.
+// HeartbeatReply tells a member what it may own. It holds for SessionTimeoutMs
+// from the moment the member *sent* the heartbeat: a member that has had no
+// answer for longer must take itself for fenced.
 //
 // Refusals: UNKNOWN_MEMBER_ID and FENCED_MEMBER_EPOCH: it owns nothing any more
 // and joins again with epoch 0. UNRELEASED_INSTANCE_ID: a living member has this
