@@ -17,8 +17,6 @@ const (
 	rangeTimeout  = 6 * time.Second
 	retrySpaceMin = 20 * time.Millisecond
 	retrySpaceMax = time.Second
-	// creditMin is the least credit worth a request, in bytes.
-	creditMin = 64 << 10
 	// damagedMax and gapMax are how often in a row the same damage is fetched
 	// again before it is believed to be in the log, not on the way.
 	damagedMax = 5
@@ -38,7 +36,7 @@ type fetch struct {
 
 // fetcher is the state of the fetching goroutine.
 type fetcher struct {
-	r        *Reader
+	r        *feed
 	failures int // in a row
 	empty    int // replies without data that came at once, in a row
 	damaged  int // batches with a wrong CRC, in a row
@@ -46,9 +44,9 @@ type fetcher struct {
 	gaps     int // in a row, all at gapAt
 }
 
-// run is the fetching goroutine. Started by NewReader, ended by Close. It
+// run is the fetching goroutine. Started by begin, ended by close. It
 // blocks on replies, with a time-out, and on room in the queue.
-func (r *Reader) run(ctx context.Context) {
+func (r *feed) run(ctx context.Context) {
 	defer close(r.done)
 	f := fetcher{r: r}
 	for {
@@ -83,10 +81,11 @@ func (f *fetcher) stopped() bool {
 }
 
 // nextFetch returns the next request, if there is room for what it brings.
-func (r *Reader) nextFetch() (fetch, bool) {
+func (r *feed) nextFetch() (fetch, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.failed != nil || r.queued > r.options.prefetchBytes/2 {
+	prefetch := r.prefetch()
+	if r.failed != nil || r.queued > prefetch/2 {
 		return fetch{}, false
 	}
 	leader := r.client.Leader(r.topic, r.partition)
@@ -95,7 +94,7 @@ func (r *Reader) nextFetch() (fetch, bool) {
 	}
 	return fetch{
 		generation: r.generation, offset: r.fetchAt, leader: leader,
-		credit: max(r.options.prefetchBytes-r.queued, creditMin),
+		credit: max(prefetch-r.queued, creditSole),
 	}, true
 }
 
@@ -118,7 +117,7 @@ var (
 	errGap     = errors.New("the stream has a gap")
 	errBeyond  = errors.New("the stream goes beyond the high watermark")
 	errDamaged = errors.New("a batch of the stream is damaged")
-	errClosing = errors.New("the reader is closing")
+	errClosing = errors.New("the feed is closing")
 )
 
 // judge digests the end of a request and returns how long to wait before the
@@ -221,7 +220,7 @@ func (f *fetcher) outOfRange(ctx context.Context, q fetch, refusal error) error 
 	case RangeLatest:
 		r.jump(q, latest.Offset)
 	default:
-		out := errcode.New(errcode.OffsetOutOfRange, "the log is %d to %d; use SeekTo, or open the reader with WithRange (%v)",
+		out := errcode.New(errcode.OffsetOutOfRange, "the log is %d to %d; seek to one of them, or choose WithRange (%v)",
 			earliest.Offset, latest.Offset, refusal)
 		return out
 	}
@@ -232,7 +231,7 @@ func (f *fetcher) outOfRange(ctx context.Context, q fetch, refusal error) error 
 var errRetryRange = errors.New("the position could not be compared with the log")
 
 // jump moves on to offset, unless a seek came between.
-func (r *Reader) jump(q fetch, offset int64) {
+func (r *feed) jump(q fetch, offset int64) {
 	r.options.logger.Warn("position out of range, moved", "topic", r.topic, "partition", r.partition, "from", q.offset, "to", offset)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -320,7 +319,7 @@ func (f *fetcher) do(q fetch) (some bool, err error) {
 	}
 }
 
-func (r *Reader) sought(q fetch) bool {
+func (r *feed) sought(q fetch) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.generation != q.generation
@@ -382,6 +381,8 @@ func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) 
 	switch {
 	case r.generation != q.generation:
 		return false, errSeek
+	case r.closed:
+		return false, errClosing
 	case b.NextOffset() <= r.fetchAt:
 		return false, nil // known already
 	case b.NextOffset() > highWatermark:
@@ -394,7 +395,7 @@ func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) 
 	r.queued += len(b)
 	r.fetchAt = b.NextOffset()
 	r.highWatermark = max(r.highWatermark, highWatermark)
-	signal(r.news)
+	r.tell()
 	return true, nil
 }
 
@@ -409,7 +410,7 @@ func (f *fetcher) believeGap(q fetch, at int64) bool {
 }
 
 // raise notes the high watermark of a reply.
-func (r *Reader) raise(q fetch, highWatermark int64) {
+func (r *feed) raise(q fetch, highWatermark int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q.generation == r.generation {

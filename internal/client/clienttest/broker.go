@@ -4,7 +4,8 @@
 //
 // It is not a broker: nothing is replicated and nothing is kept. All nodes
 // share one memory, and a partition's leader is whoever the test says. Start at
-// Start; produce.go and fetch.go answer the data plane, control.go the rest.
+// Start; produce.go and fetch.go answer the data plane, group.go consumer
+// groups, control.go the rest.
 package clienttest
 
 import (
@@ -30,18 +31,19 @@ type Broker struct {
 	Expiry time.Duration
 
 	// mu guards all below, and the partitions.
-	mu      sync.Mutex
-	nodes   []*node
-	topics  map[string]*topic
-	nextID  int64
-	topicID uint64
-	index   uint64
-	hooks   hooks
-	control map[string]func(body []byte) (any, error)
-	counts  map[string]int
-	ended   bool
-	waiting sync.WaitGroup // of spawn
-	closed  chan struct{}
+	mu          sync.Mutex
+	nodes       []*node
+	topics      map[string]*topic
+	nextID      int64
+	topicID     uint64
+	index       uint64
+	hooks       hooks
+	control     map[string]func(body []byte) (any, error)
+	counts      map[string]int
+	ended       bool
+	waiting     sync.WaitGroup // of spawn
+	closed      chan struct{}
+	coordinator coordinator
 	// discard: batches are numbered and acked, and not kept.
 	discard bool
 }
@@ -80,6 +82,7 @@ func Start(t testing.TB, n int) *Broker {
 		t: t, Window: 64, Expiry: 24 * time.Hour, nextID: 1000,
 		topics: make(map[string]*topic), control: make(map[string]func([]byte) (any, error)),
 		counts: make(map[string]int), closed: make(chan struct{}),
+		coordinator: coordinator{node: 1, groups: make(map[string]*group), subs: make(map[uint64]*nats.Subscription), intervalMs: 10},
 	}
 	for i := range n {
 		b.startNode(uint64(i + 1))
@@ -161,6 +164,11 @@ func (b *Broker) run(n *node) {
 	n.srv, n.nc = srv, nc
 	b.mu.Unlock()
 	b.subscribeControl(n)
+	b.mu.Lock()
+	if n.id == b.coordinator.node {
+		b.subscribeGroups(n)
+	}
+	b.mu.Unlock()
 	if err := nc.Flush(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -207,6 +215,7 @@ func (b *Broker) StopNode(id uint64) {
 	n.srv.WaitForShutdown()
 	b.mu.Lock()
 	n.subs = make(map[string][]*nats.Subscription)
+	delete(b.coordinator.subs, id)
 	b.mu.Unlock()
 }
 

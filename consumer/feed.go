@@ -1,0 +1,311 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"logbroker/internal/client"
+	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
+	"logbroker/internal/recordbatch"
+)
+
+// feed is what one partition brings: batches fetched ahead by a goroutine of
+// its own (fetch.go), and the records of the one that is being handed out. It
+// follows the partition's leader. A Reader is one feed with a client of its
+// own; a Consumer has one for each partition it owns, all with one client.
+type feed struct {
+	options   options
+	client    *client.Client
+	topic     string
+	topicID   uint64
+	partition int32
+	subject   string
+	// prefetch returns how many bytes may be fetched ahead, just now.
+	prefetch func() int
+	// also, when not nil, gets a token whenever news does.
+	also chan struct{}
+
+	// reading holds a token while somebody takes records; it guards current.
+	reading chan struct{}
+	current cursor
+
+	// mu guards what follows, and the marks. It is never held while anything is
+	// sent, decompressed or waited for.
+	mu sync.Mutex
+	// queue holds checked batches, in offset order, not decoded yet.
+	queue  []recordbatch.Batch
+	queued int // bytes in queue
+	// position is the offset of the next record to hand out; fetchAt that of
+	// the next batch to fetch. Invariant: position ≤ fetchAt while the feed
+	// has not failed.
+	position, fetchAt int64
+	highWatermark     int64
+	// generation counts seeks: what was fetched before is not of this one.
+	generation uint64
+	failed     error // why nothing more is fetched, until a seek
+	closed     bool  // nothing more is handed out
+	// marks says what became of the records handed out; nil for a Reader.
+	marks *marks
+
+	news chan struct{} // to the taker: queue, failed or closed has changed
+	work chan struct{} // to the fetcher: there is room, or a seek
+	stop chan struct{} // closed with closed
+	done chan struct{} // the fetcher has ended
+	// cancel ends what the fetcher asks of the metadata.
+	cancel context.CancelFunc
+}
+
+// cursor is the batch being handed out.
+type cursor struct {
+	it         *recordbatch.Iterator
+	generation uint64
+	marks      *marks
+}
+
+// newFeed makes a feed that does not fetch yet. Its fields that other
+// goroutines see later may be set until begin.
+func newFeed(c *client.Client, o options, topic string, partition int32) *feed {
+	return &feed{
+		options: o, client: c, topic: topic, partition: partition,
+		subject:  protocol.FetchSubject(topic, partition),
+		prefetch: func() int { return o.prefetchBytes },
+		reading:  make(chan struct{}, 1), news: make(chan struct{}, 1), work: make(chan struct{}, 1),
+		stop: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// begin starts the fetching goroutine; close ends it.
+func (r *feed) begin() {
+	life, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	go r.run(life)
+}
+
+// halt makes the feed hand out nothing more and forget what it holds. It does
+// not wait, and reports whether it was the first.
+func (r *feed) halt() bool {
+	r.mu.Lock()
+	first := !r.closed
+	r.closed = true
+	r.queue, r.queued = nil, 0
+	r.mu.Unlock()
+	if first {
+		close(r.stop)
+		r.cancel()
+	}
+	return first
+}
+
+// close halts the feed and waits for its goroutine.
+func (r *feed) close() {
+	r.halt()
+	<-r.done
+}
+
+// seekTo moves the position to offset, and clears the error that ended reading,
+// if any. What is marked from now on counts in m.
+func (r *feed) seekTo(offset int64, m *marks) {
+	r.mu.Lock()
+	if r.marks != nil {
+		r.marks.void = true
+	}
+	r.generation++
+	r.queue, r.queued = nil, 0
+	r.position, r.fetchAt = offset, offset
+	r.failed = nil
+	r.marks = m
+	r.mu.Unlock()
+	signal(r.work)
+	r.tell()
+}
+
+// tell wakes whoever takes records.
+func (r *feed) tell() {
+	signal(r.news)
+	if r.also != nil {
+		signal(r.also)
+	}
+}
+
+// take hands records to f until it says enough or none is ready. It waits for
+// the first under ctx.
+func (r *feed) take(ctx context.Context, f func(Record) bool) error {
+	select {
+	case r.reading <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-r.stop:
+		return ErrClosed
+	}
+	defer func() { <-r.reading }()
+	for {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		ok, err := r.takeReady(f)
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-r.news:
+		case <-ctx.Done():
+		case <-r.stop:
+			return ErrClosed
+		}
+	}
+}
+
+// tryTake is takeReady for one of several takers: nothing is ready while
+// another one takes.
+func (r *feed) tryTake(f func(Record) bool) (some bool, err error) {
+	select {
+	case r.reading <- struct{}{}:
+	default:
+		return false, nil
+	}
+	defer func() { <-r.reading }()
+	return r.takeReady(f)
+}
+
+// takeReady hands out what can be had without waiting, and reports whether that
+// was anything.
+func (r *feed) takeReady(f func(Record) bool) (some bool, err error) {
+	for {
+		ready, err := r.advance()
+		if !ready {
+			if some {
+				return true, nil // the error, if any, stays for the next call
+			}
+			return false, err
+		}
+		for r.current.it.Next() {
+			rec := r.current.it.Record()
+			if rec.Offset < r.at() {
+				continue
+			}
+			if !r.moveTo(rec.Offset + 1) {
+				break // a seek or the end came between
+			}
+			some = true
+			if !f(r.record(rec)) {
+				return true, nil
+			}
+		}
+		if err := r.current.it.Err(); err != nil {
+			r.failDecoding(fmt.Errorf("%s/%d after offset %d: %w", r.topic, r.partition, r.at()-1, err))
+		}
+		r.current.it = nil
+	}
+}
+
+// at is the position.
+func (r *feed) at() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.position
+}
+
+// moveTo sets the position unless a seek has made the current batch void or the
+// feed is closed. From then on the record before offset is handed out.
+func (r *feed) moveTo(offset int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.current.generation != r.generation {
+		return false
+	}
+	r.position = offset
+	if r.marks != nil {
+		r.marks.handOut(offset - 1)
+	}
+	return true
+}
+
+// advance makes sure there is a current batch, and reports whether there is.
+// Its error says that there will not be one.
+func (r *feed) advance() (bool, error) {
+	b, ok, err := r.nextBatch()
+	if !ok || b == nil {
+		return ok, err
+	}
+	// A new iterator for each batch: the records handed out alias its memory.
+	it, err := b.Iterate(recordbatch.IterateOptions{})
+	if err != nil {
+		err = fmt.Errorf("%s/%d, batch at offset %d: %w", r.topic, r.partition, b.BaseOffset(), err)
+		r.failDecoding(err)
+		return false, err
+	}
+	r.current.it = it
+	return true, nil
+}
+
+// nextBatch takes a batch off the queue; b is nil with ok when the current one
+// is not used up.
+func (r *feed) nextBatch() (b recordbatch.Batch, ok bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, false, ErrClosed
+	}
+	if r.current.it != nil && r.current.generation == r.generation {
+		return nil, true, nil
+	}
+	r.current = cursor{generation: r.generation, marks: r.marks}
+	if len(r.queue) == 0 {
+		return nil, false, r.failed
+	}
+	b = r.queue[0]
+	r.queue[0] = nil
+	r.queue = r.queue[1:]
+	r.queued -= len(b)
+	if r.queued <= r.prefetch()/2 {
+		signal(r.work)
+	}
+	return b, true, nil
+}
+
+func (r *feed) record(rec recordbatch.Record) Record {
+	return Record{
+		Topic: r.topic, Partition: r.partition, Offset: rec.Offset, Timestamp: time.UnixMilli(rec.TimestampMs),
+		Key: rec.Key, Value: rec.Value, Headers: rec.Headers, marks: r.current.marks,
+	}
+}
+
+// fail ends fetching with err, unless a seek came between. What is queued is
+// still handed out: it lies before the failure.
+func (r *feed) fail(generation uint64, err error) {
+	r.mu.Lock()
+	if generation == r.generation && r.failed == nil {
+		r.failed = err
+	}
+	r.mu.Unlock()
+	r.tell()
+}
+
+// failDecoding ends reading at a batch that cannot be decoded: what is queued
+// lies behind it and must not be handed out.
+func (r *feed) failDecoding(err error) {
+	r.mu.Lock()
+	if r.current.generation == r.generation {
+		r.failed = err
+		r.queue, r.queued = nil, 0
+	}
+	r.mu.Unlock()
+}
+
+// topicGone reports whether fetching ended because the topic is no more.
+func (r *feed) topicGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errcode.Of(r.failed) == errcode.UnknownTopicID
+}
+
+// signal leaves a token that wakes the other side, now or later.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
