@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"logbroker/broker/groups"
 	"logbroker/broker/handler"
 	"logbroker/broker/httpadmin"
 	"logbroker/broker/metadata"
@@ -61,6 +62,10 @@ type Broker struct {
 	host      *partitions.Host
 	// hostUp is host once it exists: leader events come earlier.
 	hostUp atomic.Pointer[partitions.Host]
+	// groups are the coordinators of consumer groups; groupsUp is groups once it
+	// exists.
+	groups   *groups.Host
+	groupsUp atomic.Pointer[groups.Host]
 	// routes is what the NATS server was last given, by node; Start sets it,
 	// then followImage's goroutine.
 	routes   map[uint64]string
@@ -148,6 +153,7 @@ func (b *Broker) Start(ctx context.Context) error {
 		{"opening the Raft log", func(context.Context) error { return b.startRaft() }},
 		{"waiting for the metadata", b.startMetadata},
 		{"opening the client port", func(context.Context) error { return b.startServing() }},
+		{"starting the group coordinators", func(context.Context) error { return b.startGroups() }},
 		{"registering the node", b.register},
 	} {
 		b.notReady(step.name)
@@ -253,13 +259,15 @@ func (b *Broker) startServing() error {
 		Logger: b.logger, OnLeadership: b.onLeadership,
 	})
 	b.hostUp.Store(b.host)
+	b.groups = b.newGroups()
+	b.groupsUp.Store(b.groups)
 	b.balancer = metadata.NewBalancer(metadata.BalancerOptions{
 		Interval: b.config.Leaders.Interval, MaxMoves: b.config.Leaders.MaxMoves, Manual: !b.config.Leaders.Balance,
 		Image: b.store.Image, Leaders: b.leaders, IsLeader: b.store.IsLeader, Alive: b.alive, Transfer: b.transfer, Logger: b.logger,
 	})
 	b.handler = handler.New(handler.Options{
 		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
-		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Alive: b.alive,
+		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Alive: b.alive,
 		MetadataRaft: b.metadataRaft, DiskReserve: b.disk.reached.Load,
 		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
 		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,
@@ -320,6 +328,10 @@ func (b *Broker) followImage(ctx context.Context) {
 func (b *Broker) onLeader(e raftnode.LeaderEvent) {
 	if e.Shard == metadata.ShardID {
 		return // asked for when needed
+	}
+	if coordinators := b.groupsUp.Load(); coordinators != nil && e.Shard < metadata.FirstPartitionShard {
+		coordinators.LeaderEvent(e)
+		return
 	}
 	if host := b.hostUp.Load(); host != nil {
 		host.LeaderEvent(e)

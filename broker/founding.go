@@ -410,6 +410,14 @@ func (f *founding) started() error {
 	return f.ids.update(func(id *identity) { id.MetadataStarted = true })
 }
 
+// groupsStarted notes that the Raft log knows the replicas of the coordinator
+// shards.
+func (f *founding) groupsStarted() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ids.update(func(id *identity) { id.GroupsStarted = true })
+}
+
 // announce says hello to every configured address until it answered once, so
 // that the others learn this node's address and it learns theirs, also when
 // the addresses changed since the cluster was founded. It returns an error when

@@ -50,6 +50,9 @@ type identity struct {
 	Joined bool `json:"joined"`
 	// MetadataStarted: the metadata replica was started once.
 	MetadataStarted bool `json:"metadata_started"`
+	// GroupsStarted: the Raft log knows this node's replicas of the coordinator
+	// shards of consumer groups, and they may have run.
+	GroupsStarted bool `json:"groups_started,omitempty"`
 }
 
 // identityStore keeps the two copies of an identity.

@@ -53,7 +53,9 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if id.Joined {
 		return nil
 	}
-	return b.store.Found(ctx, metadata.Founding{ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults()})
+	return b.store.Found(ctx, metadata.Founding{
+		ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults(), GroupShards: b.config.Groups.CoordinatorShards,
+	})
 }
 
 // firstBarrier returns when the image is at least as new as this start. A later

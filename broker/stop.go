@@ -50,6 +50,9 @@ func (b *Broker) stop(ctx context.Context, handOver bool) error {
 	if b.nats != nil {
 		b.nats.Close()
 	}
+	if b.groups != nil {
+		b.groups.Close()
+	}
 	if b.host != nil {
 		errs = append(errs, b.host.Close())
 	}
@@ -83,6 +86,7 @@ func (b *Broker) handOver(ctx context.Context) {
 		})
 	}
 	b.handOverMetadata()
+	b.handOverGroups()
 	wg.Wait()
 	if moved > 0 {
 		b.logger.Info("leaderships moved away", "count", moved, "took", time.Since(began).Round(time.Millisecond).String())

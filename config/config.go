@@ -20,7 +20,7 @@ type Config struct {
 	Raft          Raft          `mapstructure:"raft" doc:"Replication between brokers."`
 	TopicDefaults TopicDefaults `mapstructure:"topic_defaults" doc:"Settings a new topic gets where its creator names none."`
 	ProducerState ProducerState `mapstructure:"producer_state" doc:"What a partition remembers of its producers to de-duplicate retries."`
-	Groups        Groups        `mapstructure:"groups" doc:"Consumer groups (not built yet)."`
+	Groups        Groups        `mapstructure:"groups" doc:"Consumer groups."`
 	Leaders       Leaders       `mapstructure:"leaders" doc:"How leadership is spread over the nodes."`
 	HTTP          HTTP          `mapstructure:"http" doc:"Probes, metrics and the JSON API."`
 	TLS           TLS           `mapstructure:"tls" doc:"One certificate for clients, routes, Raft and HTTP. Empty means plain text."`
@@ -95,10 +95,10 @@ type ProducerState struct {
 
 // Groups are the consumer group settings.
 type Groups struct {
-	SessionTimeout    time.Duration `mapstructure:"session_timeout" doc:"A member silent for this long has left."`
+	SessionTimeout    time.Duration `mapstructure:"session_timeout" doc:"A member silent for this long has left, where it names no time of its own."`
 	HeartbeatInterval time.Duration `mapstructure:"heartbeat_interval" doc:"How often a member reports."`
 	OffsetRetention   time.Duration `mapstructure:"offset_retention" doc:"How long an empty group keeps its offsets."`
-	CoordinatorShards int           `mapstructure:"coordinator_shards" doc:"Raft groups that hold the consumer groups."`
+	CoordinatorShards int           `mapstructure:"coordinator_shards" doc:"Raft groups that hold the consumer groups; read once, when the cluster is founded."`
 }
 
 // Leaders is the leader balancer.

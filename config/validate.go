@@ -25,6 +25,7 @@ func (c Config) Validate() error {
 	c.validateStorage(v)
 	c.validateRaft(v)
 	c.validateTopics(v)
+	c.validateGroups(v)
 	c.validateNames(v)
 	c.validateUnbuilt(v)
 	return errors.Join(v.faults...)
@@ -122,6 +123,15 @@ func (c Config) validateTopics(v *validator) {
 	v.check(t.RetentionBytes == -1 || t.RetentionBytes > 0, "topic_defaults.retention_bytes", "is %s; use a size, or -1 to keep everything", t.RetentionBytes)
 }
 
+func (c Config) validateGroups(v *validator) {
+	g := c.Groups
+	v.check(g.SessionTimeout >= time.Second && g.SessionTimeout <= 30*time.Minute, "groups.session_timeout", "is %s; use 1s to 30m", g.SessionTimeout)
+	v.check(g.HeartbeatInterval >= 100*time.Millisecond && g.HeartbeatInterval <= g.SessionTimeout/3, "groups.heartbeat_interval",
+		"is %s; use 100ms to a third of groups.session_timeout (%s)", g.HeartbeatInterval, g.SessionTimeout)
+	v.check(g.OffsetRetention >= time.Minute, "groups.offset_retention", "is %s; use at least 1m", g.OffsetRetention)
+	v.check(g.CoordinatorShards >= 1 && g.CoordinatorShards <= 64, "groups.coordinator_shards", "is %d; use 1 to 64", g.CoordinatorShards)
+}
+
 func (c Config) validateNames(v *validator) {
 	levels := []string{"debug", "info", "warn", "error"}
 	for _, l := range []struct{ key, value string }{
@@ -139,7 +149,6 @@ func (c Config) validateUnbuilt(v *validator) {
 	d := Default()
 	v.built(!c.Kafka.Enabled, "kafka.enabled", "leave it false; the Kafka front door is")
 	v.built(c.Kafka == d.Kafka || c.Kafka.Enabled, "kafka", "leave its settings alone; the Kafka front door is")
-	v.built(c.Groups == d.Groups, "groups", "leave their settings alone; consumer groups are")
 	v.check(slices.Contains([]string{"delete", "compact"}, c.TopicDefaults.Cleanup), "topic_defaults.cleanup", "is %q; use delete", c.TopicDefaults.Cleanup)
 	v.built(c.TopicDefaults.Cleanup != "compact", "topic_defaults.cleanup", "use delete; compact is")
 }

@@ -41,12 +41,16 @@ func verbs(p Plane) map[string]verb {
 			protocol.VerbTransferLeader:  control((*Handler).transferLeader),
 			protocol.VerbBalanceLeaders:  control((*Handler).balanceLeaders),
 			protocol.VerbRaftShow:        control((*Handler).raftShow),
+			protocol.VerbGroupList:       control((*Handler).groupList),
+			protocol.VerbGroupDescribed:  control((*Handler).groupDescribed),
 		}
 	}
 	return map[string]verb{
 		protocol.VerbNodeReplicas: control((*Handler).nodeReplicas),
 		protocol.VerbNodeTransfer: control((*Handler).nodeTransfer),
 		protocol.VerbNodeTrim:     control((*Handler).nodeTrim),
+		protocol.VerbNodeGroups:   control((*Handler).nodeGroups),
+		protocol.VerbNodeGroup:    control((*Handler).groupDescribe),
 	}
 }
 

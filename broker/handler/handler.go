@@ -9,7 +9,7 @@
 // There is a file per verb. Data plane: produce.go, fetch.go, offsets.go, and
 // publish.go for plain messages. Control plane (JSON): control.go dispatches to
 // topics.go, cluster.go, raft.go, leaders.go; nodes.go gathers from and answers
-// other nodes. Start at Handler.
+// other nodes. Consumer groups: groups.go, with lag.go. Start at Handler.
 package handler
 
 import (
@@ -100,6 +100,8 @@ type Options struct {
 	Leaders  Leaders
 	Peers    Peers
 	Producer ProduceSender
+	// Groups coordinates consumer groups. nil = nothing here about groups.
+	Groups Groups
 
 	// Alive reports whether another node was heard of lately. nil = all are.
 	Alive func(node uint64) bool
@@ -147,6 +149,9 @@ func (o Options) withDefaults() Options {
 	if o.MetadataRaft == nil {
 		o.MetadataRaft = func() (RaftState, bool) { return RaftState{}, false }
 	}
+	if o.Groups == nil {
+		o.Groups = noGroups{}
+	}
 	if o.DiskReserve == nil {
 		o.DiskReserve = func() bool { return false }
 	}
@@ -190,7 +195,10 @@ type Handler struct {
 	// The three planes of control verbs have a pool each, so that admin verbs
 	// that wait for other nodes cannot keep those nodes' questions waiting.
 	controlPools [3]*pool
-	publisher    *publisher
+	// Group verbs that wait for Raft on their worker have a pool of their own, so
+	// that they cannot keep heartbeats and commits waiting.
+	groupPool, groupReadPool *pool
+	publisher                *publisher
 }
 
 // New returns a Handler that is ready at once.
@@ -209,6 +217,8 @@ func New(o Options) *Handler {
 			PlaneAdmin:    newPool(adminWorkers, controlWaitingMax),
 			PlaneNode:     newPool(nodeWorkers, controlWaitingMax),
 		},
+		groupPool:     newPool(groupWorkers, groupWaitingMax),
+		groupReadPool: newPool(groupReadWorkers, controlWaitingMax),
 	}
 	h.publisher = newPublisher(h)
 	return h
@@ -224,6 +234,9 @@ const (
 	adminWorkers      = 32
 	nodeWorkers       = 16
 	controlWaitingMax = 1024
+	groupWorkers      = 16
+	groupReadWorkers  = 32
+	groupWaitingMax   = 16_384
 )
 
 // LeadershipChanged tells that this node began or ceased to serve shard as its
@@ -239,6 +252,7 @@ func (h *Handler) PeerLeaders(b protocol.LeadersBroadcast) { h.options.Leaders.S
 func (h *Handler) Drain(ctx context.Context) error {
 	idle := h.gate.shut()
 	h.parked.close()
+	h.options.Groups.Release()
 	select {
 	case <-idle:
 		return nil
@@ -257,7 +271,7 @@ func (h *Handler) Close() {
 	h.publisher.close()
 	h.fetchPool.close()
 	h.offsetsPool.close()
-	for _, p := range h.controlPools {
+	for _, p := range append(h.controlPools[:], h.groupPool, h.groupReadPool) {
 		p.close()
 	}
 }

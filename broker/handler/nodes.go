@@ -93,6 +93,10 @@ func (h *Handler) callSelf(ctx context.Context, name string, req, reply any) err
 		return assign(reply)(h.nodeTransfer(ctx, req))
 	case protocol.NodeTrimRequest:
 		return assign(reply)(h.nodeTrim(ctx, req))
+	case protocol.GroupRequest:
+		return assign(reply)(h.groupDescribe(ctx, req))
+	case protocol.Empty:
+		return assign(reply)(h.nodeGroups(ctx, req))
 	}
 	panic("handler: a node asks itself nothing like " + name)
 }

@@ -20,6 +20,7 @@ func (m *machine) found(next *Image, _ command, f Founding) (result, error) {
 			next.ClusterName, next.ClusterID, f.ClusterID)
 	}
 	next.ClusterID, next.ClusterName, next.Defaults = f.ClusterID, f.ClusterName, f.Defaults
+	next.GroupShards = f.GroupShards
 	return result{}, nil
 }
 

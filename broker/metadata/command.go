@@ -38,6 +38,8 @@ type Founding struct {
 	ClusterID   string   `json:"cluster_id"`
 	ClusterName string   `json:"cluster_name"`
 	Defaults    Defaults `json:"defaults"`
+	// GroupShards is the number of coordinator shards of consumer groups.
+	GroupShards int `json:"group_shards,omitempty"`
 }
 
 // createTopic carries everything resolved but the placement. Nodes restricts

@@ -115,6 +115,9 @@ type Image struct {
 	// NextShard is above every shard that was ever given to a partition. A shard
 	// below it without a partition belonged to a topic that was deleted.
 	NextShard uint64
+	// GroupShards is the number of coordinator shards of consumer groups, fixed
+	// at founding; 0 in a cluster that was founded without.
+	GroupShards int
 
 	nodes  []Node       // by id
 	topics []*Topic     // by id, which is also the order of creation

@@ -132,6 +132,7 @@ type snapshot struct {
 	ClusterID    string       `json:"cluster_id"`
 	ClusterName  string       `json:"cluster_name"`
 	Defaults     Defaults     `json:"defaults"`
+	GroupShards  int          `json:"group_shards,omitempty"`
 	Nodes        []Node       `json:"nodes"`
 	Topics       []*Topic     `json:"topics"`
 	NextTopic    uint64       `json:"next_topic"`
@@ -145,7 +146,7 @@ func (m *machine) SaveSnapshot(w io.Writer, _ statemachine.ISnapshotFileCollecti
 	i := m.image
 	err := json.NewEncoder(w).Encode(snapshot{
 		Version: snapshotVersion, Index: i.Index,
-		ClusterID: i.ClusterID, ClusterName: i.ClusterName, Defaults: i.Defaults, Nodes: i.nodes, Topics: i.topics,
+		ClusterID: i.ClusterID, ClusterName: i.ClusterName, Defaults: i.Defaults, GroupShards: i.GroupShards, Nodes: i.nodes, Topics: i.topics,
 		NextTopic: m.nextTopic, NextShard: m.nextShard, NextProducer: m.nextProducer, Requests: m.requests.order,
 	})
 	if err != nil {
@@ -181,7 +182,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, _ []statemachine.SnapshotFile
 func (s snapshot) image() *Image {
 	return newImage(Image{
 		Index: s.Index, ClusterID: s.ClusterID, ClusterName: s.ClusterName, Defaults: s.Defaults,
-		NextShard: s.NextShard, nodes: s.Nodes, topics: s.Topics,
+		NextShard: s.NextShard, GroupShards: s.GroupShards, nodes: s.Nodes, topics: s.Topics,
 	})
 }
 

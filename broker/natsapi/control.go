@@ -22,7 +22,7 @@ func (s *Server) subscribeControl() error {
 			return err
 		}
 	}
-	if err := s.listenQueue(s.control, protocol.PrefixGroup+">", smallPending(), s.onGroup); err != nil {
+	if _, err := s.listen(s.control, protocol.PrefixGroup+">", smallPending(), s.onGroup); err != nil {
 		return err
 	}
 	own := fmt.Sprintf("%s%d.", protocol.PrefixNode, s.options.NodeID)
@@ -42,11 +42,21 @@ func (s *Server) onControl(prefix string, plane handler.Plane) func(*nats.Msg) {
 	}
 }
 
-// onGroup answers lb.g.<verb>.<group>. There are no consumer groups yet, and a
-// client that asks for them is told so.
+// onGroup passes on lb.g.<verb>.<group>. Every node with coordinator replicas
+// hears every request, and those that have nothing to say about the group are
+// silent: so no request is lost while a subscription moves with the coordinator.
 func (s *Server) onGroup(m *nats.Msg) {
-	s.respond(s.control, m.Reply, refusal(errcode.New(errcode.NotImplemented,
-		"consumer groups are not built yet; read partitions with consumer.NewReader")))
+	reply := m.Reply
+	verb, group, _ := protocol.SplitGroupSubject(strings.TrimPrefix(m.Subject, protocol.PrefixGroup))
+	s.core.Group(verb, group, m.Data, func(data []byte) {
+		if data == nil {
+			return
+		}
+		if most := s.control.MaxPayload(); int64(len(data)) > most {
+			data = tooLarge(len(data), most)
+		}
+		s.respond(s.control, reply, data)
+	})
 }
 
 // tooLarge is the answer where the answer does not fit into a message.

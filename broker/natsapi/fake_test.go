@@ -78,6 +78,8 @@ func (f *fakeCore) Control(p handler.Plane, verb string, body []byte, done func(
 	done([]byte(`{"version":1}`))
 }
 
+func (f *fakeCore) Group(_, _ string, _ []byte, done func([]byte)) { done(nil) }
+
 func (f *fakeCore) LeadershipChanged(uint64) {}
 
 func (f *fakeCore) PeerLeaders(b protocol.LeadersBroadcast) {

@@ -40,6 +40,8 @@ type Core interface {
 	Offsets(r handler.PartitionRequest, done func(*protocol.OffsetsReply))
 	Publish(r handler.PublishRequest, done func(*protocol.PubAck))
 	Control(p handler.Plane, verb string, body []byte, done func(reply []byte))
+	// Group answers a group verb; done(nil) means that this node stays silent.
+	Group(verb, group string, body []byte, done func(reply []byte))
 	LeadershipChanged(shard uint64)
 	PeerLeaders(b protocol.LeadersBroadcast)
 	Drain(ctx context.Context) error

@@ -37,6 +37,8 @@ type Broker struct {
 	fetchRecords      prometheus.Counter
 	fetchBytes        prometheus.Counter
 	requests          *prometheus.HistogramVec
+	groupRebalances   prometheus.Counter
+	offsetCommits     prometheus.Counter
 
 	// topics and timers cache the vectors' children, which are looked up for
 	// every batch.
@@ -63,6 +65,8 @@ func New() *Broker {
 		produceDuplicates: topicCounter("produce_duplicates_total", "Batches recognised as already stored, by topic."),
 		fetchRecords:      counter("fetch_records_total", "Records handed out."),
 		fetchBytes:        counter("fetch_bytes_total", "Bytes of batches handed out."),
+		groupRebalances:   counter("group_rebalances_total", "New assignments of consumer groups that this node coordinated."),
+		offsetCommits:     counter("offset_commits_total", "Offsets committed through this node as a coordinator, one per partition."),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "request_duration_seconds", Help: "Time from a request's arrival to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
@@ -75,7 +79,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits)
 	return b
 }
 
@@ -116,6 +120,12 @@ func (b *Broker) Fetched(records, bytes int) {
 	b.fetchRecords.Add(float64(records))
 	b.fetchBytes.Add(float64(bytes))
 }
+
+// GroupRebalanced counts a new assignment of a consumer group.
+func (b *Broker) GroupRebalanced() { b.groupRebalances.Inc() }
+
+// OffsetsCommitted counts committed offsets.
+func (b *Broker) OffsetsCommitted(n int) { b.offsetCommits.Add(float64(n)) }
 
 func (b *Broker) topic(name string) *topicCounters {
 	if c, ok := b.topics.Load(name); ok {

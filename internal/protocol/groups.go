@@ -22,11 +22,17 @@ const (
 	VerbGroupSeek          = "seek"           // GroupSeekRequest → CommitReply
 )
 
-// VerbGroupList is a verb of lb.a: any node gathers from all coordinators.
-const VerbGroupList = "group_list" // Empty → GroupListReply
+// Verbs of lb.a for groups: any node asks the coordinators.
+const (
+	VerbGroupList      = "group_list"     // Empty → GroupListReply
+	VerbGroupDescribed = "group_describe" // GroupRequest → GroupDescription
+)
 
-// VerbNodeGroups is a verb of lb.n: the groups that one node coordinates.
-const VerbNodeGroups = "groups" // Empty → GroupListReply
+// Verbs of lb.n for groups: what one node coordinates.
+const (
+	VerbNodeGroups = "groups"         // Empty → GroupListReply
+	VerbNodeGroup  = "group_describe" // GroupRequest → GroupDescription
+)
 
 // Member epochs with a meaning of their own in HeartbeatRequest.MemberEpoch.
 // Source: Apache Kafka KIP-848, ConsumerGroupHeartbeat.

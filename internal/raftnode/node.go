@@ -240,8 +240,7 @@ func (n *Node) HasReplica(shard, replica uint64) bool {
 	return n.host.HasNodeInfo(shard, replica)
 }
 
-// Bootstrap records durably that the replica s with an on-disk state machine is
-// one of s.Members, and starts nothing: HasReplica knows it from here on, and a
+// Bootstrap records durably that the replica s is one of s.Members, and starts nothing: HasReplica knows it from here on, and a
 // later start needs no Members. nil where it is known already.
 func (n *Node) Bootstrap(s Shard) error {
 	if err := n.enter(); err != nil {
@@ -251,7 +250,11 @@ func (n *Node) Bootstrap(s Shard) error {
 	if n.host.HasNodeInfo(s.ID, s.Replica) {
 		return nil
 	}
-	record := pb.NewBootstrapInfo(false, pb.OnDiskStateMachine, s.Members)
+	kind := pb.OnDiskStateMachine
+	if s.InMemory {
+		kind = pb.RegularStateMachine
+	}
+	record := pb.NewBootstrapInfo(false, kind, s.Members)
 	if err := n.store.SaveBootstrapInfo(s.ID, s.Replica, record); err != nil {
 		return n.store.failed("record a new replica", err)
 	}
