@@ -61,7 +61,7 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 			return nil
 		}
 		var reply protocol.CommitReply
-		err := c.client.GroupOnce(ctx, protocol.VerbGroupCommit, c.group, req, &reply)
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply})
 		if err == nil {
 			return c.committedAll(taken, &reply)
 		}

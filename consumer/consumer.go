@@ -55,13 +55,18 @@ type Consumer struct {
 	adoptable  chan struct{} // to the adopter: there may be partitions to adopt
 	share      atomic.Int64  // prefetch of one partition, in bytes
 	marked     atomic.Bool   // the application has marked something
+	// validUntil is when the session is over unless it is renewed, in
+	// nanoseconds after born; 0: there is none.
+	validUntil atomic.Int64
+	born       time.Time
 
 	// mu guards what follows. A feed's lock may be taken inside it; it is never
 	// held while anything is sent, waited for or called back.
 	mu sync.Mutex
-	// epoch and target are of the last reply to a heartbeat.
-	epoch  int32
-	target map[TopicPartition]allotment
+	// epoch, interval and target are of the last reply to a heartbeat.
+	epoch    int32
+	interval time.Duration
+	target   map[TopicPartition]allotment
 	// claims are the partitions this member holds: from their adoption until
 	// they are given up or lost. What is in target or claims counts as owned.
 	claims map[TopicPartition]*claim
@@ -158,7 +163,7 @@ func newConsumer(cl *client.Client, o options, group string, topics []string) *C
 	topics = slices.Clone(topics)
 	slices.Sort(topics)
 	c := &Consumer{
-		options: o, client: cl, group: group, topics: slices.Compact(topics), memberID: nuid.Next(), host: hostName(),
+		options: o, client: cl, group: group, topics: slices.Compact(topics), memberID: nuid.Next(), host: hostName(), born: time.Now(),
 		reading: make(chan struct{}, 1), telling: make(chan struct{}, 1), committing: make(chan struct{}, 1),
 		ready: make(chan struct{}, 1), beat: make(chan struct{}, 1), adoptable: make(chan struct{}, 1),
 		target: make(map[TopicPartition]allotment), claims: make(map[TopicPartition]*claim),
@@ -234,9 +239,6 @@ func (c *Consumer) pollReady(max int) ([]Record, error) {
 		return len(out) < max
 	}
 	for i, cl := range owned {
-		if cl.isPaused() {
-			continue
-		}
 		_, err := cl.feed.tryTake(take)
 		if len(out) >= max || err != nil && !c.toleratesEnd(cl, err) {
 			c.endTurn(i + 1)

@@ -25,6 +25,9 @@ type feed struct {
 	subject   string
 	// prefetch returns how many bytes may be fetched ahead, just now.
 	prefetch func() int
+	// withheld, when not nil, reports whether nothing is to be handed out just
+	// now. Who changes that calls tell.
+	withheld func() bool
 	// also, when not nil, gets a token whenever news does.
 	also chan struct{}
 
@@ -174,6 +177,9 @@ func (r *feed) tryTake(f func(Record) bool) (some bool, err error) {
 // was anything.
 func (r *feed) takeReady(f func(Record) bool) (some bool, err error) {
 	for {
+		if r.withheld != nil && r.withheld() {
+			return some, nil
+		}
 		ready, err := r.advance()
 		if !ready {
 			if some {

@@ -198,6 +198,7 @@ func TestAMemberReadsEverythingAndCommitsWhatIsMarked(t *testing.T) {
 }
 
 func TestMembersShareAndTakeOverWithoutLossOrRepetition(t *testing.T) {
+	t.Parallel()
 	b := shared(t, 2, 12, 40)
 	var all sync.WaitGroup
 	s := newSeen()
@@ -269,6 +270,7 @@ func TestAPartitionIsGivenUpOnlyWhenItsRecordsAreFinished(t *testing.T) {
 }
 
 func TestUnfinishedRecordsHoldAPartitionForTheRebalanceTimeOutOnly(t *testing.T) {
+	t.Parallel()
 	b := shared(t, 1, 2, 30)
 	one := member(t, b, WithRebalanceTimeout(time.Second))
 	for n := 0; n < 60; {
@@ -357,6 +359,7 @@ func TestACommitOfASilentMemberIsRefused(t *testing.T) {
 }
 
 func TestTheCoordinatorMovesUnderItsMembers(t *testing.T) {
+	t.Parallel()
 	b := shared(t, 2, 4, 100)
 	var all sync.WaitGroup
 	s := newSeen()
@@ -387,6 +390,7 @@ func TestTheCoordinatorMovesUnderItsMembers(t *testing.T) {
 }
 
 func TestFaultsOfTheCoordinatorLoseNothing(t *testing.T) {
+	t.Parallel()
 	faults := map[string]clienttest.Fault{
 		"refused for a while":     {Refuse: errcode.CoordinatorNotAvailable},
 		"not the coordinator":     {Refuse: errcode.NotCoordinator},
@@ -422,6 +426,7 @@ func TestFaultsOfTheCoordinatorLoseNothing(t *testing.T) {
 }
 
 func TestLostRepliesOfTheCoordinatorLoseNothing(t *testing.T) {
+	t.Parallel()
 	for _, verb := range []string{protocol.VerbGroupHeartbeat, protocol.VerbGroupCommit, protocol.VerbGroupFetchOffsets} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
@@ -450,6 +455,7 @@ func TestLostRepliesOfTheCoordinatorLoseNothing(t *testing.T) {
 }
 
 func TestStartPoliciesOfAGroup(t *testing.T) {
+	t.Parallel()
 	t.Run("none", func(t *testing.T) {
 		t.Parallel()
 		b := shared(t, 1, 1, 20)
@@ -609,6 +615,7 @@ func TestPartitionsHaveTheirTurns(t *testing.T) {
 }
 
 func TestOptionsOfAGroupAreChecked(t *testing.T) {
+	t.Parallel()
 	many := make([]string, protocol.GroupTopicsMax+1)
 	for i := range many {
 		many[i] = fmt.Sprint("t", i)
@@ -638,6 +645,7 @@ func TestOptionsOfAGroupAreChecked(t *testing.T) {
 }
 
 func TestTwoMembersCannotHaveOneInstanceID(t *testing.T) {
+	t.Parallel()
 	b := shared(t, 1, 2, 10)
 	one := member(t, b, WithInstanceID("a"))
 	awaitShares(t, b, 2)

@@ -2,8 +2,11 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"logbroker/internal/client"
@@ -11,8 +14,9 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// heartbeatFallback is the interval while no coordinator has named one.
-const heartbeatFallback = 3 * time.Second
+// heartbeatMin keeps a coordinator from being flooded, whatever interval it
+// names.
+const heartbeatMin = 10 * time.Millisecond
 
 // join checks the topics and takes the member into the group.
 func (c *Consumer) join(ctx context.Context) error {
@@ -21,9 +25,10 @@ func (c *Consumer) join(ctx context.Context) error {
 	}
 	begun := time.Now()
 	for n := 1; ; n++ {
-		reply, err := c.heartbeat(ctx)
+		sent := time.Now()
+		reply, err := c.heartbeat(ctx, 0)
 		if err == nil {
-			c.adoptReply(reply)
+			c.adoptReply(reply, sent)
 			return nil
 		}
 		waited := errcode.Of(err) == errcode.UnreleasedInstanceID && time.Since(begun) > c.options.unreleasedTimeout
@@ -66,42 +71,99 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// keepMembership sends heartbeats: every interval, and at once when there is
-// something to report. Started by New, ended by depart; it blocks on the
-// coordinator, and on OnLost.
+// keepMembership sends heartbeats, one after the other: the coordinator holds
+// the answer while it has no news, up to the heartbeat interval. When there is
+// something to report the one under way is left and another sent at once.
+// Started by New, ended by depart; it blocks on the coordinator, and on OnLost.
 func (c *Consumer) keepMembership(ctx context.Context) {
 	defer close(c.left)
-	interval := heartbeatFallback
-	failures := 0
+	failures, idle := 0, 0 // in a row
+	report := false
 	for ctx.Err() == nil {
-		wait := interval
-		var kick <-chan struct{} = c.beat
-		if failures > 0 {
-			kick = nil // a coordinator in trouble is not asked more often than that
-			wait = client.Backoff(failures, c.options.retrySpaceMin, c.options.retrySpaceMax)
+		begun := time.Now()
+		hold := c.heartbeatInterval()
+		if report || failures > 0 {
+			hold = 0
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-kick:
-		case <-ctx.Done():
-		}
-		t.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-		reply, err := c.heartbeat(ctx)
-		if err == nil {
-			failures = 0
-			interval = max(time.Duration(reply.HeartbeatIntervalMs)*time.Millisecond, 10*time.Millisecond)
-			c.adoptReply(reply)
+		news, err := c.beatOnce(ctx, hold)
+		var wait time.Duration
+		switch {
+		case errors.Is(err, errReport):
+			report = true
 			continue
+		case err != nil:
+			if !c.outlive(ctx, err) {
+				return
+			}
+			failures++
+			pause(ctx, client.Backoff(failures, c.options.retrySpaceMin, c.options.retrySpaceMax))
+			report = false
+			continue
+		case news || report || time.Since(begun) > hold/2:
+			idle = 0
+		default: // it does not hold answers: no news is not asked for without end
+			idle++
+			wait = client.Backoff(idle, heartbeatMin, max(hold, heartbeatMin))
 		}
-		failures++
-		if !c.outlive(ctx, err) {
-			return
-		}
+		failures = 0
+		report = c.awaitReport(ctx, wait)
 	}
+}
+
+// awaitReport waits for d, and reports whether there is something to report.
+func (c *Consumer) awaitReport(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return false
+	case <-c.beat:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// errReport ends a heartbeat whose answer is being held: there is something to
+// report.
+var errReport = errors.New("there is something to report")
+
+// beatOnce sends a heartbeat and takes its reply in. news says that it changed
+// something.
+func (c *Consumer) beatOnce(ctx context.Context, hold time.Duration) (news bool, err error) {
+	asking, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	reporting := false
+	if hold > 0 {
+		watch.Go(func() {
+			select {
+			case <-c.beat:
+				reporting = true
+				cancel(errReport)
+			case <-asking.Done():
+			}
+		})
+	}
+	sent := time.Now()
+	reply, err := c.heartbeat(asking, hold)
+	cancel(nil)
+	watch.Wait()
+	if err != nil {
+		if reporting && !errors.Is(err, errReport) {
+			signal(c.beat)
+		}
+		return false, err
+	}
+	if reporting { // the answer came first; the report is still due
+		signal(c.beat)
+	}
+	return c.adoptReply(reply, sent), nil
+}
+
+func (c *Consumer) heartbeatInterval() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.interval
 }
 
 // outlive digests a refused or lost heartbeat, and reports whether to go on.
@@ -116,6 +178,10 @@ func (c *Consumer) outlive(ctx context.Context, err error) bool {
 		return true
 	case client.Retriable(err):
 		log.Debug("no heartbeat", "group", c.group, "member", c.memberID, "err", err)
+		if c.expired() {
+			log.Warn("the coordinator was not heard of for the session time-out, joining again", "group", c.group, "member", c.memberID)
+			c.lose(ctx)
+		}
 		return true
 	default:
 		log.Error("the membership has ended", "group", c.group, "member", c.memberID, "err", err)
@@ -134,17 +200,26 @@ func fenced(code errcode.Code) bool {
 	return code == errcode.UnknownMemberID || code == errcode.FencedMemberEpoch || code == errcode.StaleMemberEpoch
 }
 
-// heartbeat sends one heartbeat.
-func (c *Consumer) heartbeat(ctx context.Context) (*protocol.HeartbeatReply, error) {
+// heartbeat sends one heartbeat, whose answer may be held.
+func (c *Consumer) heartbeat(ctx context.Context, hold time.Duration) (*protocol.HeartbeatReply, error) {
 	c.mu.Lock()
 	req := c.heartbeatRequest(c.epoch)
-	req.Owned = c.holds()
+	req.Owned, req.WaitMs = c.holds(), hold.Milliseconds()
 	c.mu.Unlock()
 	var reply protocol.HeartbeatReply
-	if err := c.client.GroupOnce(ctx, protocol.VerbGroupHeartbeat, c.group, req, &reply); err != nil {
+	err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupHeartbeat, Group: c.group, Request: req, Reply: &reply, Hold: hold})
+	if err != nil {
 		return nil, err
 	}
 	return &reply, nil
+}
+
+// expired reports whether the session is over as far as this member can tell:
+// no heartbeat sent within the session time-out was answered. Others may own
+// the partitions then. A member that has not joined is not expired.
+func (c *Consumer) expired() bool {
+	until := c.validUntil.Load()
+	return until > 0 && int64(time.Since(c.born)) > until
 }
 
 func (c *Consumer) heartbeatRequest(epoch int32) protocol.HeartbeatRequest {
@@ -186,9 +261,10 @@ func gather(all map[TopicPartition]uint64) []protocol.TopicPartitions {
 	return out
 }
 
-// adoptReply takes over epoch and assignment, and starts to give up what is not
-// in it any more.
-func (c *Consumer) adoptReply(reply *protocol.HeartbeatReply) {
+// adoptReply takes over epoch and assignment from the reply to a heartbeat sent
+// then, and starts to give up what is not assigned any more. It reports whether
+// anything is new.
+func (c *Consumer) adoptReply(reply *protocol.HeartbeatReply, sent time.Time) (news bool) {
 	target := make(map[TopicPartition]allotment)
 	for _, t := range reply.Assignment {
 		for _, p := range t.Partitions {
@@ -197,24 +273,38 @@ func (c *Consumer) adoptReply(reply *protocol.HeartbeatReply) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	news = c.epoch != reply.MemberEpoch || !maps.Equal(c.target, target)
 	c.epoch = reply.MemberEpoch
+	c.interval = max(time.Duration(reply.HeartbeatIntervalMs)*time.Millisecond, heartbeatMin)
+	c.renew(sent, time.Duration(reply.SessionTimeoutMs)*time.Millisecond)
 	close(c.replied)
 	c.replied = make(chan struct{})
-	report := false // something was given up without anything to do for it
 	for p := range c.target {
 		if _, stays := target[p]; !stays && c.claims[p] == nil {
-			report = true
+			signal(c.beat) // given up without anything to do for it
 		}
 	}
 	c.target = target
-	if report {
-		signal(c.beat)
-	}
 	if c.closed {
-		return // Drain gives up everything
+		return news // Drain gives up everything
 	}
 	c.startRevoke()
 	signal(c.adoptable)
+	return news
+}
+
+// renew notes that the session lasts for session from sent on. c.mu is held.
+func (c *Consumer) renew(sent time.Time, session time.Duration) {
+	if session <= 0 {
+		return
+	}
+	late := c.expired()
+	c.validUntil.Store(int64(sent.Add(session).Sub(c.born)))
+	if late { // nothing was handed out meanwhile
+		for _, cl := range c.owned {
+			cl.feed.tell()
+		}
+	}
 }
 
 // sayGoodbye tells the coordinator that the member leaves.
@@ -252,6 +342,7 @@ func (c *Consumer) lose(ctx context.Context) {
 	c.owned = nil
 	c.epoch = protocol.MemberEpochJoin
 	c.ownership++
+	c.validUntil.Store(0)
 	close(c.loss)
 	c.loss = make(chan struct{})
 	c.setShare()

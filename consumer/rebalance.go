@@ -103,7 +103,7 @@ func (c *Consumer) findCommitted(ctx context.Context, wanted []*adoption) error 
 		}
 		c.mu.Unlock()
 		var reply protocol.FetchOffsetsReply
-		err := c.client.GroupOnce(ctx, protocol.VerbGroupFetchOffsets, c.group, req, &reply)
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupFetchOffsets, Group: c.group, Request: req, Reply: &reply})
 		if err == nil {
 			committed := make(map[TopicPartition]int64, len(reply.Offsets))
 			for _, o := range reply.Offsets {
@@ -219,7 +219,10 @@ func (c *Consumer) newClaim(a *adoption) *claim {
 	f.failed = a.failed
 	f.marks = newMarks(f, a.start)
 	f.marks.dirty = a.fixed
-	return &claim{TopicPartition: a.TopicPartition, feed: f, committed: a.committed, gone: make(chan struct{})}
+	cl := &claim{TopicPartition: a.TopicPartition, feed: f, committed: a.committed, gone: make(chan struct{})}
+	// While the session is over, nobody knows whose the records are.
+	f.withheld = func() bool { return cl.isPaused() || c.expired() }
+	return cl
 }
 
 // startRevoke starts to give up the claims that are not assigned any more.

@@ -114,18 +114,9 @@ func (c *Consumer) work(ctx context.Context, cl *claim, handle Handler) error {
 	}
 }
 
-// next returns the partition's next record once it is not paused.
+// next waits for the partition's next record.
 func (cl *claim) next(ctx context.Context) (Record, error) {
 	var out Record
-	for cl.isPaused() {
-		select {
-		case <-cl.feed.news:
-		case <-ctx.Done():
-			return out, context.Cause(ctx)
-		case <-cl.feed.stop:
-			return out, ErrClosed
-		}
-	}
 	err := cl.feed.take(ctx, func(rec Record) bool {
 		out = rec
 		return false

@@ -36,7 +36,7 @@ func (c *Client) Group(ctx context.Context, verb, group string, req, reply any) 
 	again := verb != protocol.VerbGroupDelete
 	var last error
 	for n := 1; ; n++ {
-		err := c.GroupOnce(ctx, verb, group, req, reply)
+		err := c.GroupOnce(ctx, GroupCall{Verb: verb, Group: group, Request: req, Reply: reply})
 		if err == nil {
 			return nil
 		}
@@ -50,25 +50,34 @@ func (c *Client) Group(ctx context.Context, verb, group string, req, reply any) 
 	}
 }
 
-// GroupOnce is one attempt of Group, for callers that repeat by themselves. It
-// takes 2 s at most.
-func (c *Client) GroupOnce(ctx context.Context, verb, group string, req, reply any) error {
-	if err := protocol.ValidateGroupName(group); err != nil {
+// GroupCall is one attempt at a group request.
+type GroupCall struct {
+	Verb, Group string
+	// Request is sent as JSON, the reply decoded into Reply (nil: dropped).
+	Request, Reply any
+	// Hold is how long the coordinator may hold the answer, beyond the 2 s that
+	// an attempt takes at most.
+	Hold time.Duration
+}
+
+// GroupOnce is one attempt of Group, for callers that repeat by themselves.
+func (c *Client) GroupOnce(ctx context.Context, g GroupCall) error {
+	if err := protocol.ValidateGroupName(g.Group); err != nil {
 		return err
 	}
-	subject := protocol.GroupSubject(verb, group)
-	payload, err := json.Marshal(req)
+	subject := protocol.GroupSubject(g.Verb, g.Group)
+	payload, err := json.Marshal(g.Request)
 	if err != nil {
 		return fmt.Errorf("encoding the request to %s: %w", subject, err)
 	}
 	answers := make(chan answer, 8) // more coordinators there never were
-	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: groupAttempt},
+	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: groupAttempt + g.Hold},
 		func(data []byte, err error) { offer(answers, answer{data, err}) })
 	if err != nil {
 		return err
 	}
 	defer call.Cancel()
-	return c.awaitCoordinator(ctx, subject, answers, reply)
+	return c.awaitCoordinator(ctx, subject, answers, g.Reply)
 }
 
 // awaitCoordinator takes the first answer that is not NOT_COORDINATOR, or that

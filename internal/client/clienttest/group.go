@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -21,6 +22,7 @@ type coordinator struct {
 	subs   map[uint64]*nats.Subscription // by node
 	hook   func(GroupCall) Fault
 	calls  int
+	news   chan struct{} // closed and replaced when something may have changed
 	// intervalMs is what members are told; short, for tests are impatient.
 	intervalMs int64
 }
@@ -43,6 +45,7 @@ type member struct {
 	topics       []string
 	told         map[Slot]bool // the last assignment
 	away         bool
+	beats        int // heartbeats so far
 }
 
 // Slot is a partition.
@@ -131,12 +134,71 @@ func (b *Broker) answerGroup(n *node, m *nats.Msg) {
 		return
 	}
 	body, err := b.coordinate(n, verb, name, m.Data, fault)
+	b.spawn(func() {
+		if h, ok := body.(beaten); ok && err == nil {
+			body, err = b.hold(n, h)
+		}
+		b.answer(n, m.Reply, body, err, fault)
+	})
+}
+
+func (b *Broker) answer(n *node, to string, body any, err error, fault Fault) {
 	out, failed := json.Marshal(protocol.Envelope[any]{Version: protocol.ControlVersion, Error: protocol.NewControlError(err), Body: body})
 	if failed != nil {
 		b.t.Error(failed)
 		return
 	}
-	b.send(n, m.Reply, out, fault)
+	b.send(n, to, out, fault)
+}
+
+// news ends the waits of held heartbeats. b.mu is held.
+func (b *Broker) news() {
+	close(b.coordinator.news)
+	b.coordinator.news = make(chan struct{})
+}
+
+// beaten is a heartbeat that was taken in.
+type beaten struct {
+	request protocol.HeartbeatRequest
+	reply   protocol.HeartbeatReply
+	beat    int // of the member
+}
+
+// settled reports whether there is nothing new for the member.
+func (h *beaten) settled() bool {
+	return h.reply.MemberEpoch == h.request.MemberEpoch && maps.Equal(slots(h.reply.Assignment), slots(h.request.Owned))
+}
+
+// hold waits while there is nothing new for a member, as it asks for, and until
+// its next heartbeat.
+func (b *Broker) hold(n *node, h beaten) (any, error) {
+	end := time.NewTimer(time.Duration(h.request.WaitMs) * time.Millisecond)
+	defer end.Stop()
+	for ended := h.request.WaitMs == 0; h.settled() && !ended; {
+		b.mu.Lock()
+		changed := b.coordinator.news
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-end.C:
+			ended = true
+		case <-b.closed:
+			return h.reply, nil
+		}
+		b.mu.Lock()
+		g := b.group(h.request.Group)
+		m := g.members[h.request.MemberID]
+		if n.id != b.coordinator.node || m == nil {
+			b.mu.Unlock()
+			return nil, errcode.New(errcode.UnknownMemberID, "member %q", h.request.MemberID)
+		}
+		if ended = ended || m.beats != h.beat; m.beats == h.beat {
+			b.aim(g)
+			h.reply = g.assign(b, m)
+		}
+		b.mu.Unlock()
+	}
+	return h.reply, nil
 }
 
 // coordinate does what a request asks.
@@ -150,6 +212,12 @@ func (b *Broker) coordinate(n *node, verb, name string, body []byte, fault Fault
 		return nil, errcode.New(errcode.NotCoordinator, "node %d does not coordinate", n.id)
 	}
 	g := b.group(name)
+	epoch, owner := g.epoch, maps.Clone(g.owner)
+	defer func() {
+		if g.epoch != epoch || !maps.Equal(g.owner, owner) {
+			b.news()
+		}
+	}()
 	switch verb {
 	case protocol.VerbGroupHeartbeat:
 		return decoded(body, func(r protocol.HeartbeatRequest) (any, error) { return b.heartbeat(g, r) })
@@ -203,8 +271,9 @@ func (b *Broker) heartbeat(g *group, r protocol.HeartbeatRequest) (any, error) {
 	default:
 		g.release(m, slots(r.Owned))
 	}
+	m.beats++
 	b.aim(g)
-	return g.assign(b, m), nil
+	return beaten{r, g.assign(b, m), m.beats}, nil
 }
 
 // join takes a member in, or takes it in anew.
