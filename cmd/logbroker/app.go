@@ -36,6 +36,7 @@ type app struct {
 	dial        func(context.Context, connection) (backend, error)
 	newProducer func(context.Context, connection, ...producer.Option) (recordSender, error)
 	newReader   func(context.Context, connection, partitionName, ...consumer.Option) (recordReader, error)
+	newConsumer func(ctx context.Context, c connection, group, topic string, opts ...consumer.Option) (groupReader, error)
 
 	globals globals
 }
@@ -55,6 +56,11 @@ type backend interface {
 	TransferLeader(ctx context.Context, topic string, partition int32, to uint64) error
 	BalanceLeaders(ctx context.Context) (*protocol.BalanceReply, error)
 	ShowRaft(ctx context.Context, topic string, partition int32) (*protocol.RaftShowReply, error)
+	ListGroups(ctx context.Context) (*protocol.GroupListReply, error)
+	DescribeGroup(ctx context.Context, group string) (*protocol.GroupDescription, error)
+	DeleteGroup(ctx context.Context, group string) error
+	SeekGroup(ctx context.Context, r protocol.GroupSeekRequest) (*protocol.CommitReply, error)
+	GroupOffsets(ctx context.Context, group string, topics ...protocol.TopicPartitions) ([]protocol.CommittedOffset, error)
 	Topic(ctx context.Context, name string) (*protocol.TopicMetadata, error)
 	Offsets(ctx context.Context, topic string, partition int32, timestampMs int64) (protocol.OffsetsReply, error)
 	Close()
@@ -97,6 +103,10 @@ func newApp() *app {
 		newReader: func(ctx context.Context, c connection, p partitionName, opts ...consumer.Option) (recordReader, error) {
 			opts = append(opts, consumer.WithName("logbroker topic consume"), consumer.WithTLS(c.tls), consumer.WithLogger(c.logger))
 			return consumer.NewReader(ctx, c.servers, p.topic, p.partition, opts...)
+		},
+		newConsumer: func(ctx context.Context, c connection, group, topic string, opts ...consumer.Option) (groupReader, error) {
+			opts = append(opts, consumer.WithName("logbroker topic consume"), consumer.WithTLS(c.tls), consumer.WithLogger(c.logger))
+			return consumer.New(ctx, c.servers, group, []string{topic}, opts...)
 		},
 	}
 }

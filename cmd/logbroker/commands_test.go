@@ -90,14 +90,14 @@ func TestUsageErrorsExitWith2(t *testing.T) {
 		"topic trim a", "topic trim a --offset -5", "topic trim a --offset 5 -p -1 --yes", "topic delete a", "topic trim a --offset 5", "topic list -o xml",
 		"topic list --timeout 0s", "topic list --timeout 5", "raft show", "raft show a", "raft show a/x", "raft show /1", "raft show a/-1", "raft show a/0/1",
 		"cluster transfer-leader t/1 0", "cluster transfer-leader t/1 2 --to 2", "cluster transfer-leader t/1 x",
-		"cluster add-node", "cluster drain 1", "cluster remove-node 1", "group list", "group describe g", "group seek g --to end", "group delete g", "debug bundle",
-		"topic consume t -g g", "help nope", "completion nope", "generate nope", "generate systemd-unit --binary relative", "topic list --tls-cert x",
+		"cluster add-node", "cluster drain 1", "cluster remove-node 1", "group describe", "group seek g", "group seek g --to x", "group seek g --to end -p 1", "group seek g --to end -t a -p -1",
+		"group delete", "group delete g", "debug bundle", "topic consume t -g a..b", "topic consume t -g g -p 1", "help nope", "completion nope", "generate nope", "generate systemd-unit --binary relative", "topic list --tls-cert x",
 	} {
 		if r := newRun(t, c, "").do(strings.Fields(args)...); r.code != cli.ExitUsage || r.stdout.Len() > 0 {
 			t.Errorf("%s: exit %d, stdout %q, %s", args, r.code, r.stdout.String(), r.stderr.String())
 		}
 	}
-	newRun(t, c, "").do("group", "list").wantErr(2, "not built yet")
+	newRun(t, c, "").do("debug", "bundle").wantErr(2, "not built yet")
 	newRun(t, c, "").do("topic", "lsit").wantErr(2, "did you mean list?")
 }
 

@@ -33,10 +33,11 @@ func newConsume(a *app) *cobra.Command {
 		Use: "consume TOPIC", Short: "Print records, by default from the start of all partitions, and what comes",
 		Long: "Print records as JSON lines, or by -f. The order within a partition is kept.\n\n" +
 			"--from: start, end, an offset, +N (after the start), -N (before the end), @TIME (RFC 3339, ms since 1970, or @-15m).\n" +
+			"-g: a record is committed only after its line was written; --from then applies only where nothing is committed.\n" +
 			"-f verbs: %t topic, %p partition, %o offset, %k key, %v value, %h headers as k:v,k:v, %d timestamp in ms;\n" +
 			"escapes: \\t \\n \\r \\\\ \\xHH. Nothing is added: write the \\n.\n" +
 			"In JSON, bytes that are not UTF-8 come as key_base64 and value_base64.",
-		Example: "  logbroker topic consume events --from start -e\n  logbroker topic consume orders --from @-1h -f '%k\\t%v\\n'",
+		Example: "  logbroker topic consume events --from start -e\n  logbroker topic consume orders -g billing\n  logbroker topic consume orders --from @-1h -f '%k\\t%v\\n'",
 		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.newConsuming(cmd, &flags, args[0])
@@ -49,7 +50,7 @@ func newConsume(a *app) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&flags.from, "from", "start", "where to begin")
 	f.Int64VarP(&flags.count, "num", "n", 0, "end after so many records (default: never)")
-	f.StringVarP(&flags.group, "group", "g", "", "consumer group (not built yet)")
+	f.StringVarP(&flags.group, "group", "g", "", "read as a member of this consumer `group`, which shares the partitions and commits how far it got")
 	f.Int32SliceVarP(&flags.partitions, "partition", "p", nil, "partitions to read (default: all)")
 	f.StringVarP(&flags.format, "format", "f", "", "how a record is printed (default: JSON lines)")
 	f.BoolVarP(&flags.exitAtEnd, "exit-at-end", "e", false, "end at the high watermarks of now")
@@ -62,6 +63,7 @@ type consuming struct {
 	app        *app
 	conn       connection
 	topic      string
+	group      string  // "": none
 	partitions []int32 // nil: all
 	from       startPoint
 	exitAtEnd  bool
@@ -82,15 +84,17 @@ var errEnough = errors.New("enough records")
 // newConsuming checks argument and flags.
 func (a *app) newConsuming(cmd *cobra.Command, flags *consumeFlags, topic string) (*consuming, error) {
 	set := cmd.Flags().Changed
-	if set("group") {
-		return nil, cli.NotBuilt("consume -g (consumer groups)")
-	}
 	c := &consuming{app: a, topic: topic, exitAtEnd: flags.exitAtEnd, binary: flags.binary, limited: set("num")}
 	c.left.Store(flags.count)
 	if c.limited && flags.count < 1 {
 		return nil, cli.Usage("-n %d: it must be at least 1", flags.count)
 	}
 	var err error
+	if set("group") {
+		if err = c.checkGroup(flags); err != nil {
+			return nil, err
+		}
+	}
 	if c.from, err = parseStartPoint(flags.from); err != nil {
 		return nil, err
 	}
@@ -123,6 +127,9 @@ func (c *consuming) setOutput(flags *consumeFlags, formatted bool) (err error) {
 }
 
 func (c *consuming) run(ctx context.Context) error {
+	if c.group != "" {
+		return c.runGroup(ctx)
+	}
 	spans, err := c.plan(ctx)
 	if err != nil {
 		return explain(err)

@@ -145,7 +145,7 @@ func TestConsumeReportsTheErrorOfOnePartition(t *testing.T) {
 
 func TestConsumeRefusesWhatItCannotDo(t *testing.T) {
 	for args, code := range map[string]int{
-		"events -g group": 2, "events --from x": 2, "events -n 0": 2, "events -f %v --binary": 2, "events -f %v -o json": 2, "events -o yaml": 2,
+		"events -g group -p 1": 2, "nope -g group": 3, "events --from x": 2, "events -n 0": 2, "events -f %v --binary": 2, "events -f %v -o json": 2, "events -o yaml": 2,
 		"events -o table": 2, "events -f %q": 2, "events -p -1": 2, "": 2, "nope": 3, "events -p 3": 3, "events -p 1 --from 4": 1, "events -p 1 --from 3 -e": 0,
 	} {
 		r := newRun(t, threeParts(), "").do(append([]string{"topic", "consume"}, strings.Fields(args)...)...)

@@ -38,7 +38,7 @@ func readable(err error) string {
 
 func exitCode(c errcode.Code) int {
 	switch c {
-	case errcode.UnknownTopicOrPartition, errcode.UnknownTopicID, errcode.NodeNotFound:
+	case errcode.UnknownTopicOrPartition, errcode.UnknownTopicID, errcode.NodeNotFound, errcode.GroupIDNotFound:
 		return cli.ExitUnhealthy
 	}
 	return cli.ExitFailure

@@ -36,6 +36,9 @@ type fakeCluster struct {
 	// grown is closed and replaced when a record is appended.
 	grown chan struct{}
 	dials []connection
+	// groups are what is committed, by group; described is what describe says.
+	groups    map[string]map[partitionName]int64
+	described *protocol.GroupDescription
 }
 
 type fakeTopic struct {
@@ -311,6 +314,9 @@ func newRun(t *testing.T, c *fakeCluster, stdin string) *run {
 		// consumer can read: tests that care about it look at spans.
 		newReader: func(_ context.Context, _ connection, p partitionName, _ ...consumer.Option) (recordReader, error) {
 			return &fakeReader{c: c, name: p, position: c.topics[p.topic].start[p.partition]}, nil
+		},
+		newConsumer: func(_ context.Context, _ connection, group, topic string, _ ...consumer.Option) (groupReader, error) {
+			return newFakeGroupReader(c, group, topic), nil
 		},
 	}
 	r.app.stderr = &serialWriter{w: &r.stderr}

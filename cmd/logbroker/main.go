@@ -29,7 +29,7 @@ func main() {
 
 func newRoot(a *app) *cobra.Command {
 	root := cli.Group("logbroker", "The client of logbroker, a replicated, append-only message log",
-		newTopic(a), newCluster(a), newRaft(a), newGroupCommands(), newProfile(a), newDebug(), newGenerate(a), newVersion(a))
+		newTopic(a), newCluster(a), newRaft(a), newGroupCommands(a), newProfile(a), newDebug(), newGenerate(a), newVersion(a))
 	root.Long = "logbroker talks to a logbroker cluster: it creates topics, produces and consumes records, and shows the cluster's state.\n" +
 		"No cluster yet? Start one on this machine: logbrokerd dev"
 	a.globals.register(root.PersistentFlags())
@@ -59,15 +59,6 @@ func newVersion(a *app) *cobra.Command {
 func newDebug() *cobra.Command {
 	return cli.Group("debug", "Collect what a bug report needs (not built yet)",
 		notBuilt("bundle", "Collect logs, metrics and state into one file (not built yet)", "logbroker debug bundle"))
-}
-
-// newGroupCommands are the commands of consumer groups, which come later.
-func newGroupCommands() *cobra.Command {
-	return cli.Group("group", "Consumer groups (not built yet)",
-		notBuilt("list", "List consumer groups (not built yet)", "logbroker group list"),
-		notBuilt("describe GROUP", "Show a group's members, offsets and lag (not built yet)", "logbroker group describe"),
-		notBuilt("seek GROUP", "Move a group's committed offsets (not built yet)", "logbroker group seek"),
-		notBuilt("delete GROUP", "Delete a group (not built yet)", "logbroker group delete"))
 }
 
 // notBuilt is a command that only says that it does not exist yet, whatever its
