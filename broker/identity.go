@@ -48,7 +48,7 @@ type identity struct {
 	Founders []member `json:"founders"`
 	// Joined: this node came later, through a seed, as a non-voting metadata replica.
 	Joined bool `json:"joined"`
-	// MetadataStarted: the metadata replica was started once.
+	// MetadataStarted: the metadata replica is known to the Raft log and was started.
 	MetadataStarted bool `json:"metadata_started"`
 }
 

@@ -37,7 +37,11 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 				shard.Members[m.NodeID] = m.Incarnation
 			}
 		}
-		// Before the log is first written: from here on an empty log is a lost one.
+		// After the replica is known to the Raft log, and before that log is first
+		// written: from here on a replica that is not known has lost its log.
+		if err := b.raft.BootstrapInMemory(shard); err != nil {
+			return err
+		}
 		if err := b.founding.started(); err != nil {
 			return err
 		}

@@ -93,7 +93,7 @@ func (h *Host) Prepare(s Spec) error {
 	if err := h.checkEmpty(h.directory(s)); err != nil {
 		return err
 	}
-	return h.options.Node.Bootstrap(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
+	return h.options.Node.BootstrapOnDisk(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
 }
 
 // reserve makes sure that one call at a time deals with a shard.
