@@ -312,7 +312,7 @@ func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
 		if err != nil {
 			return err
 		}
-		c.outgoing.close()
+		c.close()
 		c.outgoing = fresh
 	}
 	return c.send(&batch, batch.SizeUpperLimit())
