@@ -127,9 +127,5 @@ func (b *Broker) transfer(ctx context.Context, shard, from, to uint64) error {
 		request := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: shard, To: to}
 		return b.nats.Call(ctx, from, protocol.VerbNodeTransfer, request, &protocol.Empty{})
 	}
-	p, ok := b.host.Get(shard)
-	if !ok {
-		return fmt.Errorf("shard %d is not on this node", shard)
-	}
-	return p.TransferLeader(ctx, to)
+	return b.handler.TransferLeader(ctx, shard, to)
 }
