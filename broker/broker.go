@@ -250,7 +250,7 @@ func (b *Broker) startServing() error {
 		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
 		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
-		Logger: b.logger, OnLeadership: b.onLeadership,
+		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
 	})
 	b.hostUp.Store(b.host)
 	b.balancer = metadata.NewBalancer(metadata.BalancerOptions{
