@@ -292,6 +292,7 @@ func (b *Broker) goFollow(background context.Context) {
 	b.running.Go(func() { b.disk.run(background) })
 	b.running.Go(func() { newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger).run(background) })
 	b.running.Go(func() { b.followImage(background) })
+	b.running.Go(func() { b.keepWatermark(background) })
 	b.balancer.Start(background)
 }
 

@@ -50,6 +50,9 @@ type identity struct {
 	Joined bool `json:"joined"`
 	// MetadataStarted: the metadata replica is known to the Raft log and was started.
 	MetadataStarted bool `json:"metadata_started"`
+	// MetadataApplied is an index that the metadata replica had applied, so its
+	// Raft log reaches at least there unless it was cut short. It only rises.
+	MetadataApplied uint64 `json:"metadata_applied"`
 }
 
 // identityStore keeps the two copies of an identity.
@@ -129,7 +132,9 @@ func reconcileCopies(data, raft *identity, dataDir, raftDir string) (identity, e
 	case data.ClusterID != "" && raft.ClusterID != "" && data.ClusterID != raft.ClusterID:
 		return identity{}, fmt.Errorf("%s belongs to cluster %s, %s to cluster %s", dataDir, data.ClusterID, raftDir, raft.ClusterID)
 	}
-	return newerCopy(data, raft), nil
+	id := newerCopy(data, raft)
+	id.MetadataApplied = max(data.MetadataApplied, raft.MetadataApplied) // an old copy put back lowers only one
+	return id, nil
 }
 
 // newerCopy returns the copy that was written last: fields only ever go from
