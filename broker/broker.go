@@ -256,7 +256,7 @@ func (b *Broker) startServing() error {
 		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
 		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
-		Logger: b.logger, OnLeadership: b.onLeadership,
+		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
 	})
 	b.hostUp.Store(b.host)
 	b.groups = b.newGroups()
@@ -300,6 +300,7 @@ func (b *Broker) goFollow(background context.Context) {
 	b.running.Go(func() { b.disk.run(background) })
 	b.running.Go(func() { newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger).run(background) })
 	b.running.Go(func() { b.followImage(background) })
+	b.running.Go(func() { b.keepWatermark(background) })
 	b.balancer.Start(background)
 }
 

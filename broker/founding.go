@@ -418,6 +418,13 @@ func (f *founding) groupsStarted() error {
 	return f.ids.update(func(id *identity) { id.GroupsStarted = true })
 }
 
+// applied records how far the metadata replica's log is known to reach.
+func (f *founding) applied(index uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ids.update(func(id *identity) { id.MetadataApplied = max(id.MetadataApplied, index) })
+}
+
 // announce says hello to every configured address until it answered once, so
 // that the others learn this node's address and it learns theirs, also when
 // the addresses changed since the cluster was founded. It returns an error when

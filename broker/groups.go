@@ -39,12 +39,12 @@ func (b *Broker) startGroups() error {
 		members[m.NodeID] = m.Incarnation
 	}
 	for i := range shards {
-		shard := raftnode.Shard{ID: groups.FirstShard + uint64(i), Replica: id.NodeID, Members: members, InMemory: true}
+		shard := raftnode.Shard{ID: groups.FirstShard + uint64(i), Replica: id.NodeID, Members: members}
 		if id.GroupsStarted && !b.raft.HasReplica(shard.ID, shard.Replica) {
 			return fmt.Errorf("the Raft log of consumer group shard %d is gone from %s: this node must not vote again; "+
 				"give it empty directories and a node_id that was never used, and join it through cluster.seeds", shard.ID, b.dirs.raft)
 		}
-		if err := b.raft.Bootstrap(shard); err != nil {
+		if err := b.raft.BootstrapInMemory(shard); err != nil {
 			return err
 		}
 	}

@@ -48,11 +48,14 @@ type identity struct {
 	Founders []member `json:"founders"`
 	// Joined: this node came later, through a seed, as a non-voting metadata replica.
 	Joined bool `json:"joined"`
-	// MetadataStarted: the metadata replica was started once.
+	// MetadataStarted: the metadata replica is known to the Raft log and was started.
 	MetadataStarted bool `json:"metadata_started"`
 	// GroupsStarted: the Raft log knows this node's replicas of the coordinator
 	// shards of consumer groups, and they may have run.
 	GroupsStarted bool `json:"groups_started,omitempty"`
+	// MetadataApplied is an index that the metadata replica had applied, so its
+	// Raft log reaches at least there unless it was cut short. It only rises.
+	MetadataApplied uint64 `json:"metadata_applied"`
 }
 
 // identityStore keeps the two copies of an identity.
@@ -132,16 +135,22 @@ func reconcileCopies(data, raft *identity, dataDir, raftDir string) (identity, e
 	case data.ClusterID != "" && raft.ClusterID != "" && data.ClusterID != raft.ClusterID:
 		return identity{}, fmt.Errorf("%s belongs to cluster %s, %s to cluster %s", dataDir, data.ClusterID, raftDir, raft.ClusterID)
 	}
-	return newerCopy(data, raft), nil
+	return mergeCopies(data, raft), nil
 }
 
-// newerCopy returns the copy that was written last: fields only ever go from
-// empty to set.
-func newerCopy(a, b *identity) identity {
-	if b.MetadataStarted || (b.ClusterID != "" && a.ClusterID == "") {
-		return *b
+// mergeCopies returns what the two copies of one identity say together. Fields
+// only ever go from empty to set and indexes only rise, so whatever one copy has
+// more than the other is true: the other missed a write, or is an old one that
+// was put back.
+func mergeCopies(a, b *identity) identity {
+	id := *a
+	if a.ClusterID == "" {
+		id.ClusterID, id.Founders, id.Joined = b.ClusterID, b.Founders, b.Joined
 	}
-	return *a
+	id.MetadataStarted = a.MetadataStarted || b.MetadataStarted
+	id.GroupsStarted = a.GroupsStarted || b.GroupsStarted
+	id.MetadataApplied = max(a.MetadataApplied, b.MetadataApplied)
+	return id
 }
 
 // matches refuses the directory of another node or of a newer version.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"logbroker/broker/handler"
 	"logbroker/broker/metadata"
@@ -24,6 +25,9 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 		return errors.New("the Raft log of the metadata is gone from " + b.dirs.raft + ": this node must not vote again; " +
 			"give it empty directories and a node_id that was never used, and join it through cluster.seeds")
 	}
+	if err := b.checkMetadataLog(id); err != nil {
+		return err
+	}
 	shard := raftnode.Shard{
 		ID: metadata.ShardID, Replica: id.NodeID, NonVoting: id.Joined,
 		SnapshotEntries: metadataSnapshotEntries, CompactionOverhead: metadataSnapshotEntries / 4,
@@ -37,7 +41,11 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 				shard.Members[m.NodeID] = m.Incarnation
 			}
 		}
-		// Before the log is first written: from here on an empty log is a lost one.
+		// After the replica is known to the Raft log, and before that log is first
+		// written: from here on a replica that is not known has lost its log.
+		if err := b.raft.BootstrapInMemory(shard); err != nil {
+			return err
+		}
 		if err := b.founding.started(); err != nil {
 			return err
 		}
@@ -56,6 +64,49 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	return b.store.Found(ctx, metadata.Founding{
 		ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults(), GroupShards: b.config.Groups.CoordinatorShards,
 	})
+}
+
+// checkMetadataLog refuses a metadata log that ends before what this node had
+// applied: a log that was cut short must not vote, for it has forgotten what it
+// acknowledged.
+func (b *Broker) checkMetadataLog(id identity) error {
+	if !id.MetadataStarted {
+		return nil
+	}
+	end, err := b.raft.LogEnd(metadata.ShardID, id.NodeID)
+	if err != nil {
+		return err
+	}
+	if end < id.MetadataApplied {
+		return fmt.Errorf("the Raft log of the metadata in %s ends at index %d, but this node had applied index %d: the log was cut short or an old copy was put back, "+
+			"and it must not vote again; give the node empty directories and a node_id that was never used, and join it through cluster.seeds",
+			b.dirs.raft, end, id.MetadataApplied)
+	}
+	return nil
+}
+
+// watermarkInterval is how often the applied metadata index is recorded, at most.
+const watermarkInterval = time.Second
+
+// keepWatermark records how far the metadata is applied, until ctx ends. What is
+// younger than the last record can be cut off unnoticed.
+func (b *Broker) keepWatermark(ctx context.Context) {
+	for {
+		index := b.store.Image().Index
+		if err := b.founding.applied(index); err != nil {
+			b.logger.Error("cannot record how far the metadata log reaches", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watermarkInterval):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.store.Changed(index):
+		}
+	}
 }
 
 // firstBarrier returns when the image is at least as new as this start. A later
@@ -125,9 +176,5 @@ func (b *Broker) transfer(ctx context.Context, shard, from, to uint64) error {
 		request := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: shard, To: to}
 		return b.nats.Call(ctx, from, protocol.VerbNodeTransfer, request, &protocol.Empty{})
 	}
-	p, ok := b.host.Get(shard)
-	if !ok {
-		return fmt.Errorf("shard %d is not on this node", shard)
-	}
-	return p.TransferLeader(ctx, to)
+	return b.handler.TransferLeader(ctx, shard, to)
 }

@@ -50,8 +50,10 @@ type replicas struct {
 }
 
 func newReplicas(host replicaHost, store replicaStore, nodeID uint64, logger *slog.Logger) *replicas {
-	return &replicas{host: host, store: store, nodeID: nodeID, logger: logger,
-		running: map[uint64]*metadata.Topic{}}
+	return &replicas{
+		host: host, store: store, nodeID: nodeID, logger: logger,
+		running: map[uint64]*metadata.Topic{},
+	}
 }
 
 // run follows the image until ctx ends.

@@ -40,9 +40,9 @@ func (v *validator) check(ok bool, key, format string, args ...any) {
 }
 
 // built is check for a setting whose other values are not built yet.
-func (v *validator) built(ok bool, key, format string, args ...any) {
+func (v *validator) built(ok bool, key, text string) {
 	if !ok {
-		v.faults = append(v.faults, fmt.Errorf("config: %s: %s %w", key, fmt.Sprintf(format, args...), ErrNotBuilt))
+		v.faults = append(v.faults, fmt.Errorf("config: %s: %s %w", key, text, ErrNotBuilt))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"logbroker/internal/raftnode"
+	"logbroker/internal/storage"
 )
 
 // closeParallel bounds how many replicas Close stops at once.
@@ -93,7 +94,11 @@ func (h *Host) Prepare(s Spec) error {
 	if err := h.checkEmpty(h.directory(s)); err != nil {
 		return err
 	}
-	return h.options.Node.Bootstrap(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
+	// The name of what will hold its files must survive a power cut too.
+	if err := storage.MkdirAll(h.options.FS, h.options.Dir); err != nil {
+		return err
+	}
+	return h.options.Node.BootstrapOnDisk(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
 }
 
 // reserve makes sure that one call at a time deals with a shard.

@@ -126,8 +126,8 @@ type Spec struct {
 	Nodes map[uint64]uint64
 	// Config is the topic's configuration.
 	Config TopicConfig
-	// Restart is set when the metadata has the replica as started: then it must
-	// have its Raft log.
+	// Restart is set when the metadata has the replica as started: then the Raft
+	// log must know it. See Host.Prepare.
 	Restart bool
 }
 

@@ -21,7 +21,7 @@ const (
 	retrySpaceMin = 5 * time.Millisecond
 	retrySpaceMax = 500 * time.Millisecond
 	// A broker's own hints set the pace for so many rounds in a row.
-	hintedRounds = 10
+	hintedRounds = 20
 	renewAttempt = 3 * time.Second
 	idleWake     = time.Hour
 )
@@ -97,9 +97,12 @@ func (q *partition) noteFailure(now time.Time, err error, moved bool) {
 	space := client.Backoff(q.failures+1, retrySpaceMin, retrySpaceMax)
 	var coded *errcode.Error
 	if errors.As(err, &coded) && coded.RetryAfter > 0 {
-		if !trusted {
+		switch {
+		case !trusted:
 			space = max(space, coded.RetryAfter)
-		} else {
+		case rerouted(err):
+			space = min(space, coded.RetryAfter) // the new leader may be there any moment
+		default:
 			space = coded.RetryAfter + rand.N(coded.RetryAfter/2+1)
 		}
 	}

@@ -269,6 +269,30 @@ func TestTransferAndBalanceLeaders(t *testing.T) {
 	}
 }
 
+func TestLeadershipIsNotHandedToAReplicaThatLags(t *testing.T) {
+	f := newFleet(t, 3)
+	p := f.topic("orders", 1, 3).Partitions[0]
+	leader, other := p.Nodes()[0], p.Nodes()[1]
+	applied := func(index uint64) {
+		r := f.replica(leader, p.Shard)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.status.Applied = index
+	}
+	transfer := func() error {
+		return second(admin[protocol.Empty](f, protocol.VerbTransferLeader, protocol.TransferLeaderRequest{Topic: "orders", To: other}))
+	}
+	applied(transferLagMax + 1)
+	if err := transfer(); errcode.Of(err) != errcode.LeaderNotAvailable || f.replica(leader, p.Shard).transferred.Load() != 0 {
+		t.Errorf("a replica that lacks %d entries: %v, handed to %d", transferLagMax+1, err, f.replica(leader, p.Shard).transferred.Load())
+	}
+	applied(transferLagMax)
+	must(t, transfer())
+	if got := f.replica(leader, p.Shard).transferred.Load(); got != other {
+		t.Errorf("handed to node %d, want %d", got, other)
+	}
+}
+
 func TestClusterViewsWithANodeDown(t *testing.T) {
 	f := newFleet(t, 3)
 	topic := f.topic("orders", 3, 3)

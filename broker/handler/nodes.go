@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"sync"
 
@@ -43,13 +44,48 @@ func replicaStatus(r Replica) protocol.ReplicaStatus {
 	}
 }
 
-// nodeTransfer hands leadership of a shard that this node leads to another node.
+// transferLagMax is how many log entries the next leader may lack. It gets them
+// while no append is taken in, so they must be few.
+const transferLagMax = 256
+
+// nodeTransfer hands leadership of a shard that this node leads to another
+// node, if that node's replica is near: a partition takes no appends while its
+// next leader catches up.
 func (h *Handler) nodeTransfer(ctx context.Context, req protocol.NodeTransferRequest) (*protocol.Empty, error) {
 	r, ok := h.options.Replicas.Get(req.Shard)
 	if !ok {
 		return nil, h.noReplica(req.Shard)
 	}
+	if err := h.checkNear(ctx, req.Shard, req.To, r.Status().Applied); err != nil {
+		return nil, err
+	}
 	return &protocol.Empty{}, r.TransferLeader(ctx, req.To)
+}
+
+// checkNear asks node how far its replica of shard is.
+func (h *Handler) checkNear(ctx context.Context, shard, node, applied uint64) error {
+	if node == h.options.NodeID {
+		return nil // TransferLeader has its own answer to that
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.options.PeerTimeout)
+	defer cancel()
+	var reply protocol.ReplicasReply
+	ask := protocol.ReplicasRequest{Version: protocol.ControlVersion, Shards: []uint64{shard}}
+	if err := h.call(ctx, node, protocol.VerbNodeReplicas, ask, &reply); err != nil {
+		return fmt.Errorf("node %d cannot take over: %w", node, err)
+	}
+	for _, s := range reply.Replicas {
+		if s.Shard == shard && s.State == stateRunning && s.Applied+transferLagMax >= applied {
+			return nil
+		}
+	}
+	return errcode.New(errcode.LeaderNotAvailable, "node %d has not caught up with shard %d; try again in a moment", node, shard)
+}
+
+// TransferLeader is nodeTransfer for this process.
+func (h *Handler) TransferLeader(ctx context.Context, shard, to uint64) error {
+	_, err := h.nodeTransfer(ctx, protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: shard, To: to})
+	return err
 }
 
 // nodeTrim trims a partition that this node leads.

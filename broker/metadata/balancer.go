@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"logbroker/broker/placement"
+	"logbroker/internal/errcode"
 )
 
 // BalancerOptions configures a Balancer. Image, Leaders, IsLeader, Alive and
@@ -251,11 +252,15 @@ func (b *Balancer) finish(move *pendingMove, leader uint64) {
 }
 
 // fail settles a move that did not happen, and leaves its partition alone for a
-// while, so that it does not keep others from moving.
+// while, so that it does not keep others from moving. A replica that is still
+// catching up is asked again in the next interval.
 func (b *Balancer) fail(move *pendingMove, err error) {
 	move.settled, move.failed = true, true
 	move.cancel()
 	b.held[move.Shard] = 2 * b.o.MoveRounds
+	if errcode.Of(err) == errcode.LeaderNotAvailable {
+		b.held[move.Shard] = 1
+	}
 	b.o.Logger.Warn("leadership did not move", slog.Uint64("shard", move.Shard), slog.Uint64("from", move.From),
 		slog.Uint64("to", move.To), slog.Any("err", err))
 }

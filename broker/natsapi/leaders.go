@@ -40,6 +40,7 @@ type leaders struct {
 	gained map[uint64]int32 // part of led that was not told yet
 	full   bool             // tell everything next
 	heard  map[uint64]time.Time
+	skews  skews
 	gone   map[uint64]bool // node said that it leaves, and nothing since
 	leaves bool            // this node is stopping
 }
@@ -48,7 +49,7 @@ func newLeaders(s *Server) *leaders {
 	return &leaders{
 		s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
 		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true,
-		heard: make(map[uint64]time.Time), gone: make(map[uint64]bool),
+		heard: make(map[uint64]time.Time), skews: make(skews), gone: make(map[uint64]bool),
 	}
 }
 
@@ -172,7 +173,10 @@ func (l *leaders) take() []protocol.LeadersBroadcast {
 
 // broadcast needs mu.
 func (l *leaders) broadcast(part []protocol.ShardLeader, full bool) protocol.LeadersBroadcast {
-	return protocol.LeadersBroadcast{Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaving: l.leaves, Leaders: part}
+	return protocol.LeadersBroadcast{
+		Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaving: l.leaves,
+		ClockMs: time.Now().UnixMilli(), Leaders: part,
+	}
 }
 
 // onBroadcast takes what a node tells. A node that was not there before is told
@@ -190,6 +194,7 @@ func (l *leaders) onBroadcast(m *nats.Msg) {
 	l.mu.Lock()
 	appeared := !b.Leaving && (l.gone[b.Node] || now.Sub(l.heard[b.Node]) > l.silence())
 	l.heard[b.Node], l.gone[b.Node] = now, b.Leaving
+	l.skews[b.Node] = time.UnixMilli(b.ClockMs).Sub(now)
 	l.full = l.full || appeared
 	l.mu.Unlock()
 	l.s.core.PeerLeaders(b)
@@ -209,6 +214,7 @@ func (l *leaders) forgetSilent() {
 	for node, at := range l.heard {
 		if time.Since(at) > l.silence() {
 			delete(l.heard, node)
+			delete(l.skews, node)
 			delete(l.gone, node)
 			gone = append(gone, node)
 		}

@@ -19,13 +19,11 @@ type load struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu       sync.Mutex // guards what follows
-	offsets  []int64    // by record number; -1 = not acked
-	errs     []error
-	lastAck  time.Time
-	worst    time.Duration // longest time without an ack
-	worstAt  time.Time
-	disorder int
+	mu      sync.Mutex // guards what follows
+	offsets []int64    // by record number; -1 = not acked, -2 = failed
+	errs    []error
+	lastAck time.Time
+	worst   time.Duration // longest time without an ack
 }
 
 // full is the pace of a load that is held up by acks alone.
@@ -67,7 +65,7 @@ func (l *load) acked(n uint64, r producer.Receipt, err error) {
 	}
 	now := time.Now()
 	if gap := now.Sub(l.lastAck); gap > l.worst {
-		l.worst, l.worstAt = gap, now
+		l.worst = gap
 	}
 	l.lastAck = now
 	l.offsets[n] = r.Offset

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,8 +45,10 @@ type settings struct {
 func newNode(t testing.TB, dir string, id int) *node {
 	first := freePorts(t, 4)
 	base := filepath.Join(dir, fmt.Sprintf("node-%d", id))
-	return &node{id: id, dataDir: base, file: base + ".yaml", ready: base + ".ready.json",
-		client: loopback(first), routes: loopback(first + 1), raft: loopback(first + 2), http: loopback(first + 3)}
+	return &node{
+		id: id, dataDir: base, file: base + ".yaml", ready: base + ".ready.json",
+		client: loopback(first), routes: loopback(first + 1), raft: loopback(first + 2), http: loopback(first + 3),
+	}
 }
 
 // configure writes n's configuration file.
@@ -257,13 +258,4 @@ func awaitSpread(t testing.TB, c *client.Client, topic string, timeout time.Dura
 		return health.Healthy, fmt.Sprint("health ", health.Reasons)
 	})
 	return time.Since(began)
-}
-
-// inParallel runs f for each of 0 to n-1 at once and waits.
-func inParallel(n int, f func(i int)) {
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { f(i) })
-	}
-	wg.Wait()
 }

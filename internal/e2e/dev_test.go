@@ -59,8 +59,10 @@ func TestDevPrintsURLsThatAnswerAndCtrlCEndsIt(t *testing.T) {
 		t.Fatalf("dev prints the URLs %v, its ready file has %v", urls, d.told.HTTP)
 	}
 	for _, url := range urls {
-		for _, path := range []string{"livez", "readyz", "healthz", "metrics", "metrics/detailed", "version",
-			"api/v1/cluster", "api/v1/cluster/health", "api/v1/nodes", "api/v1/topics", "api/v1/topics/orders", "api/v1/raft"} {
+		for _, path := range []string{
+			"livez", "readyz", "healthz", "metrics", "metrics/detailed", "version",
+			"api/v1/cluster", "api/v1/cluster/health", "api/v1/nodes", "api/v1/topics", "api/v1/topics/orders", "api/v1/raft",
+		} {
 			if status, body, err := get(url + "/" + path); err != nil || status != 200 {
 				t.Errorf("GET %s/%s: %d %v %s", url, path, status, err, body)
 			}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +23,8 @@ const syscallTerm = syscall.SIGTERM
 func realInput(t testing.TB) (text []byte, byKey map[string][]string) {
 	t.Helper()
 	var out bytes.Buffer
-	byKey, root, n := map[string][]string{}, filepath.Join(runtime.GOROOT(), "src"), 0
+	goroot := strings.TrimSpace(run(t, 10*time.Second, nil, "go", "env", "GOROOT").stdout)
+	byKey, root, n := map[string][]string{}, filepath.Join(goroot, "src"), 0
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
 			return err

@@ -77,8 +77,10 @@ func TestAWrongStartOfAKnownNodeIsOneLineThatSaysWhatIsWrong(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"raft", "must not vote again"}},
-		{"Raft log deleted, identity left", func(t *testing.T, n *node) { keepOnly(t, filepath.Join(n.dataDir, "raft"), "node.json") },
-			[]string{"raft", "must not vote again"}},
+		{
+			"Raft log deleted, identity left", func(t *testing.T, n *node) { keepOnly(t, filepath.Join(n.dataDir, "raft"), "node.json") },
+			[]string{"raft", "must not vote again"},
+		},
 		{"data directory emptied, Raft directory elsewhere", func(t *testing.T, n *node) {
 			elsewhere := n.dataDir + "-raft"
 			if err := os.Rename(filepath.Join(n.dataDir, "raft"), elsewhere); err != nil {
@@ -232,7 +234,7 @@ func TestAWrongConfigurationIsRefused(t *testing.T) {
 		code       int
 		want       []string
 	}{
-		{"unknown key", "leaders: {balanse: true}", 1, []string{"leaders.balanse", "leaders.balance"}},
+		{"unknown key", "leaders: {balanc: true}", 1, []string{"leaders.balanc ", "leaders.balance"}},
 		{"setting that is not built", "kafka: {enabled: true}", 2, []string{"kafka.enabled", "not built yet"}},
 		{"clean-up that is not built", "topic_defaults: {cleanup: compact}", 2, []string{"topic_defaults.cleanup"}},
 		{"duration without a unit", "shutdown: {drain_timeout: 30}", 1, []string{"drain_timeout", "unit"}},

@@ -352,7 +352,10 @@ type LeadersBroadcast struct {
 	Node    uint64 `json:"node"`
 	Full    bool   `json:"full"`
 	// Leaving: the sender is stopping and no place to move leadership to.
-	Leaving bool          `json:"leaving,omitempty"`
+	Leaving bool `json:"leaving,omitempty"`
+	// ClockMs is the sender's wall clock, Unix milliseconds, so that a node whose
+	// clock is wrong can notice.
+	ClockMs int64         `json:"clock_ms"`
 	Leaders []ShardLeader `json:"leaders"`
 }
 

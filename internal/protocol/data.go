@@ -83,6 +83,11 @@ const FlagDuplicate = 1 << 0
 //	16  4  leader epoch                                 20 8  leader node hint, 0 unknown
 //	28  8  base offset (-1 on error)                    36 8  append time, ms
 //	44  4  length of the error message, which follows
+//
+// A refusal that a node gives before it proposes (THROTTLED, DISK_RESERVE,
+// NOT_ENOUGH_REPLICAS, LEADER_NOT_AVAILABLE, SHUTTING_DOWN) has the leader epoch
+// that the replica itself opened, 0 where it has opened none: only where that is
+// the request's epoch is it certain that nobody else stores the batch.
 type ProduceReply struct {
 	Code         errcode.Code
 	Duplicate    bool

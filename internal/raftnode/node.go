@@ -240,9 +240,15 @@ func (n *Node) HasReplica(shard, replica uint64) bool {
 	return n.host.HasNodeInfo(shard, replica)
 }
 
-// Bootstrap records durably that the replica s is one of s.Members, and starts nothing: HasReplica knows it from here on, and a
-// later start needs no Members. nil where it is known already.
-func (n *Node) Bootstrap(s Shard) error {
+// BootstrapOnDisk records durably that the replica s with an on-disk state machine
+// is one of s.Members, or joins, and starts nothing: HasReplica knows it from here
+// on, and a later start needs no Members. nil where it is known already.
+func (n *Node) BootstrapOnDisk(s Shard) error { return n.bootstrap(s, pb.OnDiskStateMachine) }
+
+// BootstrapInMemory is BootstrapOnDisk for a state machine that lives in memory.
+func (n *Node) BootstrapInMemory(s Shard) error { return n.bootstrap(s, pb.RegularStateMachine) }
+
+func (n *Node) bootstrap(s Shard, machine pb.StateMachineType) error {
 	if err := n.enter(); err != nil {
 		return err
 	}
@@ -250,11 +256,7 @@ func (n *Node) Bootstrap(s Shard) error {
 	if n.host.HasNodeInfo(s.ID, s.Replica) {
 		return nil
 	}
-	kind := pb.OnDiskStateMachine
-	if s.InMemory {
-		kind = pb.RegularStateMachine
-	}
-	record := pb.NewBootstrapInfo(false, kind, s.Members)
+	record := pb.NewBootstrapInfo(s.Join, machine, s.Members)
 	if err := n.store.SaveBootstrapInfo(s.ID, s.Replica, record); err != nil {
 		return n.store.failed("record a new replica", err)
 	}

@@ -98,8 +98,6 @@ type Shard struct {
 	// CompactionOverhead is the number of entries kept behind an automatic
 	// snapshot for followers that lag a little.
 	CompactionOverhead uint64
-	// InMemory tells Bootstrap that the replica will be started by StartInMemory.
-	InMemory bool
 }
 
 // withDefaults returns o with the defaults filled in.

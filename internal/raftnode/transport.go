@@ -208,11 +208,12 @@ func unmarshal(m pb.Unmarshaler, body []byte) (err error) {
 // GetConnection implements raftio.ITransport. ctx ends when dragonboat's
 // transport closes; it interrupts a write that waits for a slow peer.
 func (t *tcpTransport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
-	c, err := t.open(ctx, target, kindMessages)
+	open := func() (*outgoing, error) { return t.open(ctx, target, kindMessages) }
+	c, err := open()
 	if err != nil {
 		return nil, err
 	}
-	return &messageConnection{outgoing: c}, nil
+	return &messageConnection{outgoing: c, open: open}, nil
 }
 
 // GetSnapshotConnection implements raftio.ITransport.
@@ -255,6 +256,15 @@ func (c *outgoing) watch() {
 	_ = c.conn.SetWriteDeadline(time.Now())
 }
 
+func (c *outgoing) lost() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 func (c *outgoing) close() {
 	c.stop()
 	_ = c.conn.Close()
@@ -263,10 +273,8 @@ func (c *outgoing) close() {
 // send marshals m behind the header and writes the frame. bodyMax bounds m's
 // marshalled size.
 func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
-	select {
-	case <-c.gone:
+	if c.lost() {
 		return net.ErrClosed
-	default:
 	}
 	buf := getFrameBuffer()
 	defer putFrameBuffer(buf)
@@ -282,14 +290,31 @@ func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
 	return writeFrame(c.conn, frame)
 }
 
-// messageConnection sends message batches.
-type messageConnection struct{ *outgoing }
+// messageConnection sends message batches. Where the peer has closed, it opens
+// the connection anew before it gives up.
+//
+// dragonboat keeps several connections to a peer, and a failed send on any of
+// them keeps it from sending on all of them for up to a second. After a peer's
+// restart every one of the old connections would cost that second, one after
+// the other.
+type messageConnection struct {
+	*outgoing // replaced by the goroutine that sends
+	open      func() (*outgoing, error)
+}
 
 // Close implements raftio.IConnection.
 func (c *messageConnection) Close() { c.close() }
 
 // SendMessageBatch implements raftio.IConnection: one frame, one write.
 func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
+	if c.lost() {
+		fresh, err := c.open()
+		if err != nil {
+			return err
+		}
+		c.close()
+		c.outgoing = fresh
+	}
 	return c.send(&batch, batch.SizeUpperLimit())
 }
 
