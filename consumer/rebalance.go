@@ -154,7 +154,7 @@ func (c *Consumer) findStarts(ctx context.Context, wanted []*adoption) []*adopti
 // findStart applies the start policy to a partition of which nothing is
 // committed.
 func (c *Consumer) findStart(ctx context.Context, a *adoption) bool {
-	at := int64(protocol.TimestampEarliest)
+	at := protocol.TimestampEarliest
 	switch {
 	case a.late || c.options.start == startEarliest:
 	case c.options.start == startLatest:
