@@ -191,6 +191,7 @@ func (b *Broker) sayWhatIsMissing(ctx context.Context) {
 // startHTTP comes first, so that probes can tell what a starting node waits for.
 func (b *Broker) startHTTP() (err error) {
 	b.metrics.Observe(b.nodeMetrics)
+	b.metrics.ObserveGroups(b.groupMetrics)
 	b.http, err = httpadmin.Start(httpadmin.Options{
 		Listen: b.config.HTTP.Listen, TLS: b.certs.client, Pprof: b.config.HTTP.Pprof, TokenFile: b.config.HTTP.TokenFile,
 		Ready: b.reasons, Control: b.control, Metrics: b.metrics.Registry, Detailed: b.metrics.DetailedWith(b.writeRaftMetrics), Logger: b.logger,

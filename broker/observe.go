@@ -65,6 +65,26 @@ func (b *Broker) nodeMetrics() metrics.Node {
 	return n
 }
 
+// groupMetrics are the groups that this node coordinates. It asks the partitions'
+// leaders for their log ends.
+func (b *Broker) groupMetrics() []metrics.Group {
+	h := b.handlers.Load()
+	if h == nil {
+		return nil
+	}
+	out := []metrics.Group{}
+	for _, g := range h.CoordinatedGroups(context.Background()) {
+		row := metrics.Group{Name: g.Group, Members: len(g.Members)}
+		for _, t := range g.Topics {
+			if !t.Incomplete {
+				row.Lag = append(row.Lag, metrics.TopicLag{Topic: t.Topic, Lag: t.Lag})
+			}
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
 // partitionState is the label of a replica: its role while it runs.
 func partitionState(state, role string) string {
 	if state == "running" {

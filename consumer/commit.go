@@ -11,8 +11,13 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// autoCommitAttempt is the least time that an automatic commit may take.
-const autoCommitAttempt = 5 * time.Second
+const (
+	// autoCommitAttempt is the least time that an automatic commit may take.
+	autoCommitAttempt = 5 * time.Second
+	// commitAttempt is how long the coordinator has for one attempt; commits take
+	// milliseconds, and one that is sent again does no harm.
+	commitAttempt = time.Second
+)
 
 // Commit commits what is marked, of all partitions, and returns when that is
 // replicated. With nothing new to commit it returns at once.
@@ -61,7 +66,7 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 			return nil
 		}
 		var reply protocol.CommitReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply})
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply, Within: commitAttempt})
 		if err == nil {
 			return c.committedAll(taken, &reply)
 		}

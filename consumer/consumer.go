@@ -3,6 +3,7 @@ package consumer
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -11,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nuid"
 
 	"logbroker/internal/client"
 	"logbroker/internal/errcode"
@@ -163,7 +162,7 @@ func newConsumer(cl *client.Client, o options, group string, topics []string) *C
 	topics = slices.Clone(topics)
 	slices.Sort(topics)
 	c := &Consumer{
-		options: o, client: cl, group: group, topics: slices.Compact(topics), memberID: nuid.Next(), host: hostName(), born: time.Now(),
+		options: o, client: cl, group: group, topics: slices.Compact(topics), memberID: rand.Text(), host: hostName(), born: time.Now(),
 		reading: make(chan struct{}, 1), telling: make(chan struct{}, 1), committing: make(chan struct{}, 1),
 		ready: make(chan struct{}, 1), beat: make(chan struct{}, 1), adoptable: make(chan struct{}, 1),
 		target: make(map[TopicPartition]allotment), claims: make(map[TopicPartition]*claim),
@@ -460,12 +459,12 @@ func (c *Consumer) shut() (claims []*claim, first bool) {
 	for _, cl := range c.claims {
 		claims = append(claims, cl)
 	}
-	c.owned = nil
-	c.announce()
-	close(c.draining)
 	for _, cl := range claims {
 		cl.feed.halt()
 	}
+	c.owned = nil
+	c.announce()
+	close(c.draining)
 	return claims, true
 }
 

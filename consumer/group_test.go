@@ -678,3 +678,108 @@ func TestATopicThatIsMadeAnewIsReadFromItsStart(t *testing.T) {
 	}
 	all.Wait()
 }
+
+func TestAMemberHearsOfAChangeBeforeItsNextHeartbeatIsDue(t *testing.T) {
+	b := shared(t, 1, 4, 20)
+	b.SetHeartbeatInterval(60_000)
+	var all sync.WaitGroup
+	s := newSeen()
+	one := member(t, b)
+	s.tail(t, one, &all)
+	awaitShares(t, b, 4)
+	two := member(t, b)
+	s.tail(t, two, &all)
+	awaitShares(t, b, 2, 2)
+	b.AddPartitions("orders", 6)
+	awaitShares(t, b, 3, 3)
+	if err := two.Drain(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	awaitShares(t, b, 6)
+	if err := one.Drain(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+}
+
+func TestAMemberThatIsCutOffTakesItselfForFenced(t *testing.T) {
+	b := shared(t, 1, 1, 20)
+	b.SetSessionTimeout(100)
+	lost := make(chan struct{}, 1)
+	c := member(t, b, WithAutoCommit(0), WithOnLost(func(context.Context, *Consumer, []TopicPartition) { signal(lost) }))
+	if _, err := c.Poll(within(t), 5); err != nil {
+		t.Fatal(err)
+	}
+	b.MoveCoordinator(0)
+	<-lost
+	if p := c.Positions(); len(p) != 0 {
+		t.Fatal(p)
+	}
+	b.MoveCoordinator(1)
+	recs, err := c.Poll(within(t), 5)
+	if err != nil || recs[0].Offset != 0 {
+		t.Fatal(recs, err)
+	}
+}
+
+func TestNothingIsHandedOutOnceTheSessionIsOver(t *testing.T) {
+	b := shared(t, 1, 1, 20)
+	c := member(t, b)
+	if _, err := c.Poll(within(t), 5); err != nil {
+		t.Fatal(err)
+	}
+	b.MoveCoordinator(0)
+	beats := b.Count("lb.g.heartbeat") // the answer to the one under way may still come
+	clienttest.Await(t, "refused heartbeats", func() bool { return b.Count("lb.g.heartbeat") > beats+2 })
+	c.validUntil.Store(1) // as after a long stop of the process
+	if recs, err := c.pollReady(5); err != nil || len(recs) > 0 {
+		t.Fatal(recs, err)
+	}
+	b.MoveCoordinator(1)
+	if recs, err := c.Poll(within(t), 5); err != nil || len(recs) == 0 {
+		t.Fatal(recs, err)
+	}
+}
+
+func TestACommitWithAnOldEpochIsRepeatedWithTheNewOne(t *testing.T) {
+	b := shared(t, 1, 2, 20)
+	c := member(t, b, WithAutoCommit(0))
+	var recs []Record
+	for len(recs) < 40 {
+		more, err := c.Poll(within(t), 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs = append(recs, more...)
+	}
+	var refused sync.Once
+	b.OnGroup(func(call clienttest.GroupCall) (f clienttest.Fault) {
+		if call.Verb == protocol.VerbGroupCommit {
+			refused.Do(func() { f.Refuse = errcode.StaleMemberEpoch })
+		}
+		return f
+	})
+	c.Mark(recs...)
+	if err := c.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	awaitCommitted(t, b, 2, 20)
+}
+
+func TestAMembershipThatIsRefusedForGoodEndsEveryCall(t *testing.T) {
+	b := shared(t, 1, 1, 20)
+	c := member(t, b)
+	b.OnGroup(func(clienttest.GroupCall) clienttest.Fault {
+		return clienttest.Fault{Refuse: errcode.FencedInstanceID}
+	})
+	var err error
+	for err == nil {
+		_, err = c.Poll(within(t), 5)
+	}
+	if errcode.Of(err) != errcode.FencedInstanceID {
+		t.Fatal(err)
+	}
+	if err := c.Run(within(t), nil); errcode.Of(err) != errcode.FencedInstanceID {
+		t.Fatal(err)
+	}
+}

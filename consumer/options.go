@@ -20,6 +20,9 @@ const (
 	DefaultAutoCommit        = 5 * time.Second
 	DefaultRebalanceTimeout  = time.Minute
 	defaultUnreleasedTimeout = time.Minute
+	// groupRetrySpaceMax is less than retrySpaceMax: a coordinator that died has a
+	// successor in about a second, and commits wait for it.
+	groupRetrySpaceMax = 400 * time.Millisecond
 )
 
 // RangePolicy says what becomes of a position that is not in the log: below
@@ -93,7 +96,7 @@ func defaultOptions() options {
 		replyTimeout:  2 * time.Second,
 		groupOptions: groupOptions{
 			maxPrefetchBytes: DefaultMaxPrefetchBytes, autoCommit: DefaultAutoCommit, rebalanceTimeout: DefaultRebalanceTimeout,
-			retrySpaceMin: retrySpaceMin, retrySpaceMax: retrySpaceMax, unreleasedTimeout: defaultUnreleasedTimeout,
+			retrySpaceMin: retrySpaceMin, retrySpaceMax: groupRetrySpaceMax, unreleasedTimeout: defaultUnreleasedTimeout,
 		},
 	}
 }

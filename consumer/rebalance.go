@@ -22,6 +22,9 @@ const (
 	// commitMargin is the part of the rebalance time-out that is kept for the
 	// commit at its end.
 	commitMargin = 5 * time.Second
+	// markPatience is how long an application is waited for that has not marked
+	// anything yet and need not: it may be busy with its very first records.
+	markPatience = 2 * time.Second
 )
 
 // adoption is a partition on its way to become a claim.
@@ -154,7 +157,7 @@ func (c *Consumer) findStarts(ctx context.Context, wanted []*adoption) []*adopti
 // findStart applies the start policy to a partition of which nothing is
 // committed.
 func (c *Consumer) findStart(ctx context.Context, a *adoption) bool {
-	at := int64(protocol.TimestampEarliest)
+	at := protocol.TimestampEarliest
 	switch {
 	case a.late || c.options.start == startEarliest:
 	case c.options.start == startLatest:
@@ -266,15 +269,20 @@ func (c *Consumer) revoke(claims []*claim, loss <-chan struct{}) {
 	for _, cl := range claims {
 		cl.watch(idle)
 	}
+	impatient := time.NewTimer(markPatience)
+	defer impatient.Stop()
+	waits := true
 	for len(claims) > 0 && c.life.Err() == nil {
 		var finished []*claim
-		claims, finished = c.split(ctx, claims)
+		claims, finished = c.split(ctx, claims, waits)
 		if len(finished) > 0 {
 			c.release(finished)
 			continue
 		}
 		select {
 		case <-idle:
+		case <-impatient.C: // an application that never marks anything is not waited for
+			waits = c.marked.Load() || c.options.autoCommit > 0
 		case <-c.draining: // the application has done what it will do
 			cancel()
 		case <-ctx.Done():
@@ -289,10 +297,9 @@ func (cl *claim) watch(idle chan struct{}) {
 	cl.feed.marks.idle = idle
 }
 
-// split tells the claims that are finished, or out of time, from the others.
-func (c *Consumer) split(ctx context.Context, claims []*claim) (rest, finished []*claim) {
-	// An application that never marks anything is not waited for.
-	waits := c.marked.Load() || c.options.autoCommit > 0
+// split tells the claims that are finished, or out of time, from the others,
+// which are none unless waits is set.
+func (c *Consumer) split(ctx context.Context, claims []*claim, waits bool) (rest, finished []*claim) {
 	for _, cl := range claims {
 		switch {
 		case !waits || cl.isIdle():

@@ -8,6 +8,14 @@ import (
 	"logbroker/internal/protocol"
 )
 
+// CoordinatedGroups describes every group that this node coordinates, with its
+// lag. It asks other nodes, so it may take Options.PeerTimeout.
+func (h *Handler) CoordinatedGroups(ctx context.Context) []*protocol.GroupDescription {
+	all := h.options.Groups.All()
+	h.fillLag(ctx, all)
+	return all
+}
+
 // fillLag completes descriptions of groups with where the logs begin and end,
 // and with the lag. A partition that nobody answers for stays unknown and takes
 // nothing from the others.

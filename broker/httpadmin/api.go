@@ -3,6 +3,7 @@ package httpadmin
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -42,10 +43,28 @@ func (s *Server) apiRoutes(mux *http.ServeMux) {
 	})
 	api("GET /api/v1/topics/{topic}/partitions/{partition}", s.partition)
 	api("GET /api/v1/raft", s.raft)
-	for _, path := range []string{"/api/v1/groups", "/api/v1/groups/{group}", "/api/v1/events"} {
-		api("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-			writeProblem(w, problem{Status: http.StatusNotImplemented, Title: "Not implemented", Detail: r.URL.Path + " is not built yet", Code: errcode.NotImplemented})
+	api("GET /api/v1/groups", s.groups)
+	api("GET /api/v1/groups/{group}", func(w http.ResponseWriter, r *http.Request) {
+		answer[protocol.GroupDescription](s, w, r, protocol.VerbGroupDescribed, protocol.GroupRequest{Version: protocol.ControlVersion, Group: r.PathValue("group")})
+	})
+	api("GET /api/v1/events", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, problem{Status: http.StatusNotImplemented, Title: "Not implemented", Detail: r.URL.Path + " is not built yet", Code: errcode.NotImplemented})
+	})
+}
+
+// groups lists the consumer groups. While the groups of some coordinator cannot
+// be told, there is no list: half of one would look like a whole one.
+func (s *Server) groups(w http.ResponseWriter, r *http.Request) {
+	list, ok := ask[protocol.GroupListReply](s, w, r, protocol.VerbGroupList, protocol.Empty{})
+	switch {
+	case !ok:
+	case len(list.Unreachable) > 0:
+		writeProblem(w, problem{
+			Status: http.StatusServiceUnavailable, Title: errcode.CoordinatorNotAvailable.String(), Code: errcode.CoordinatorNotAvailable,
+			Detail: fmt.Sprintf("%d group coordinators do not answer; try again", len(list.Unreachable)),
 		})
+	default:
+		writeJSON(w, http.StatusOK, list.Groups)
 	}
 }
 
@@ -132,9 +151,9 @@ func (s *Server) raft(w http.ResponseWriter, r *http.Request) {
 // httpStatus is the HTTP status of an error code.
 func httpStatus(c errcode.Code) int {
 	switch c {
-	case errcode.UnknownTopicOrPartition, errcode.UnknownTopicID, errcode.NodeNotFound:
+	case errcode.UnknownTopicOrPartition, errcode.UnknownTopicID, errcode.NodeNotFound, errcode.GroupIDNotFound:
 		return http.StatusNotFound
-	case errcode.InvalidTopic, errcode.InvalidRequest, errcode.InvalidConfig, errcode.InvalidPartitions, errcode.InvalidReplicationFactor:
+	case errcode.InvalidTopic, errcode.InvalidRequest, errcode.InvalidConfig, errcode.InvalidPartitions, errcode.InvalidReplicationFactor, errcode.InvalidGroupID:
 		return http.StatusBadRequest
 	case errcode.NotImplemented:
 		return http.StatusNotImplemented

@@ -171,6 +171,7 @@ func index() map[string][]string {
 		"/livez", "/readyz", "/healthz", "/version", "/metrics", "/metrics/detailed",
 		"/api/v1/cluster", "/api/v1/cluster/health", "/api/v1/nodes", "/api/v1/topics", "/api/v1/topics/{topic}",
 		"/api/v1/topics/{topic}/partitions/{partition}", "/api/v1/raft?topic={topic}&partition={partition}",
+		"/api/v1/groups", "/api/v1/groups/{group}",
 	}}
 }
 

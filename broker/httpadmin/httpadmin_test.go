@@ -25,6 +25,12 @@ func control(_ context.Context, verb string, body []byte) []byte {
 	}
 	var reply any = protocol.Envelope[protocol.ClusterInfo]{Body: protocol.ClusterInfo{ClusterName: "test", Nodes: []protocol.NodeInfo{{ID: 1}}}}
 	switch {
+	case verb == protocol.VerbGroupList:
+		reply = protocol.Envelope[protocol.GroupListReply]{Body: protocol.GroupListReply{Groups: []protocol.GroupSummary{{Group: "workers"}}}}
+	case verb == protocol.VerbGroupDescribed && strings.Contains(string(body), "workers"):
+		reply = protocol.Envelope[protocol.GroupDescription]{Body: protocol.GroupDescription{Group: "workers", TotalLag: 7}}
+	case verb == protocol.VerbGroupDescribed:
+		reply = protocol.Envelope[protocol.Empty]{Error: protocol.NewControlError(errcode.New(errcode.GroupIDNotFound, "no such group"))}
 	case verb == protocol.VerbTopicList:
 		reply = protocol.Envelope[protocol.TopicListReply]{}
 	case verb == protocol.VerbTopicDescribe && request.Name != "orders":
@@ -109,7 +115,10 @@ func TestEveryPathAnswers(t *testing.T) {
 		{"/api/v1/topics/orders/partitions/2", 404, "has 2 partitions"},
 		{"/api/v1/topics/orders/partitions/x", 400, "not a number"},
 		{"/api/v1/raft?partition=-1", 400, "not a number"},
-		{"/api/v1/groups", 501, "not built yet"},
+		{"/api/v1/groups", 200, `[{"group":"workers"`},
+		{"/api/v1/groups/workers", 200, `"total_lag":7`},
+		{"/api/v1/groups/none", 404, "GROUP_ID_NOT_FOUND"},
+		{"/api/v1/events", 501, "not built yet"},
 		{"/nowhere", 404, "there is no GET /nowhere"},
 	}
 	for _, test := range tests {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,8 +56,10 @@ type GroupCall struct {
 	Verb, Group string
 	// Request is sent as JSON, the reply decoded into Reply (nil: dropped).
 	Request, Reply any
-	// Hold is how long the coordinator may hold the answer, beyond the 2 s that
-	// an attempt takes at most.
+	// Within is how long the attempt may take, 0: 2 s. A coordinator that dies
+	// answers nothing, so this is what its death costs the caller.
+	Within time.Duration
+	// Hold is how long the coordinator may hold the answer, beyond Within.
 	Hold time.Duration
 }
 
@@ -71,7 +74,8 @@ func (c *Client) GroupOnce(ctx context.Context, g GroupCall) error {
 		return fmt.Errorf("encoding the request to %s: %w", subject, err)
 	}
 	answers := make(chan answer, 8) // more coordinators there never were
-	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: groupAttempt + g.Hold},
+	timeout := cmp.Or(g.Within, groupAttempt) + g.Hold
+	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: timeout},
 		func(data []byte, err error) { offer(answers, answer{data, err}) })
 	if err != nil {
 		return err

@@ -337,7 +337,10 @@ func TestGroupOffsetsAndLag(t *testing.T) {
 
 func TestGroupOutlivesItsCoordinator(t *testing.T) {
 	t.Parallel()
-	c := Start(t, Options{Configure: quickGroups})
+	c := Start(t, Options{Configure: func(f *config.Config) {
+		quickGroups(f)
+		f.Groups.SessionTimeout = time.Minute // nobody sends heartbeats while nodes start
+	}})
 	c.CreateTopic("kept", 6, 3, nil)
 	a, b := c.member("g", "a", "kept"), c.member("g", "b", "kept")
 	a.beat()

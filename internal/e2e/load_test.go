@@ -34,6 +34,7 @@ type place struct {
 // and writes down every ack.
 type load struct {
 	topic    string
+	burst    int // records per loadTick
 	producer *producer.Producer
 	stopping chan struct{}
 	sending  sync.WaitGroup
@@ -51,11 +52,17 @@ type load struct {
 // startLoad begins to send to every partition of topic.
 func startLoad(t testing.TB, servers []string, topic string) *load {
 	t.Helper()
+	return startLoadOf(t, servers, topic, loadBurst)
+}
+
+// startLoadOf is startLoad with burst records every loadTick.
+func startLoadOf(t testing.TB, servers []string, topic string, burst int) *load {
+	t.Helper()
 	p, err := producer.New(t.Context(), servers, producer.WithMaxInFlight(16), producer.WithLinger(2*time.Millisecond), producer.WithBatchBytes(16<<10))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &load{topic: topic, producer: p, stopping: make(chan struct{}), last: map[int32]time.Time{}, fresh: map[int32]int{}}
+	l := &load{topic: topic, burst: burst, producer: p, stopping: make(chan struct{}), last: map[int32]time.Time{}, fresh: map[int32]int{}}
 	l.sending.Go(func() { l.send(context.Background()) })
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -74,7 +81,7 @@ func (l *load) send(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for range loadBurst {
+		for range l.burst {
 			l.sendOne(ctx)
 		}
 	}

@@ -22,6 +22,9 @@ func logbrokerd() string { return filepath.Join(binaries, "logbrokerd") }
 func logbroker() string  { return filepath.Join(binaries, "logbroker") }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == memberCommand {
+		os.Exit(memberMain(os.Args[2:]))
+	}
 	flag.Parse()
 	waitTogether()
 	os.Exit(buildAndRun(m))

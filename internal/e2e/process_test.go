@@ -87,8 +87,15 @@ type process struct {
 // launchProcess starts binary with args. in may be nil.
 func launchProcess(t testing.TB, name string, in io.Reader, binary string, args ...string) *process {
 	t.Helper()
+	return launchHeard(t, name, in, io.Discard, binary, args...)
+}
+
+// launchHeard is launchProcess where heard also gets what the process writes to
+// its standard output, as it comes.
+func launchHeard(t testing.TB, name string, in io.Reader, heard io.Writer, binary string, args ...string) *process {
+	t.Helper()
 	p := &process{name: name, cmd: exec.Command(binary, args...), stdout: &transcript{}, stderr: &transcript{}, done: make(chan struct{})}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, p.stdout, p.stderr
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, io.MultiWriter(heard, p.stdout), p.stderr
 	p.cmd.Env = cleanEnvironment()
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := launcher.run(p.cmd); err != nil {

@@ -250,6 +250,54 @@ func (c *partitionCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// Group is a consumer group at scrape time, on the node that coordinates it.
+type Group struct {
+	Name    string
+	Members int
+	Lag     []TopicLag // of the topics whose lag is known
+}
+
+// TopicLag is what a group has still to read of a topic.
+type TopicLag struct {
+	Topic string
+	Lag   int64
+}
+
+// groupSeriesMax bounds the series of one scrape: groups are made by clients.
+const groupSeriesMax = 10_000
+
+var (
+	descGroupLag     = desc("consumer_group_lag", "Records that a consumer group has still to read, where this node coordinates it.", "group", "topic")
+	descGroupMembers = desc("consumer_group_members", "Members of a consumer group, where this node coordinates it.", "group")
+)
+
+// ObserveGroups registers a collector that calls state at every scrape.
+func (b *Broker) ObserveGroups(state func() []Group) {
+	b.Registry.MustRegister(&groupCollector{state: state})
+}
+
+type groupCollector struct{ state func() []Group }
+
+// Describe lists what Collect sends.
+func (c *groupCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descGroupLag
+	ch <- descGroupMembers
+}
+
+// Collect sends the groups, as many as fit under groupSeriesMax.
+func (c *groupCollector) Collect(ch chan<- prometheus.Metric) {
+	series := 0
+	for _, g := range c.state() {
+		if series += 1 + len(g.Lag); series > groupSeriesMax {
+			return
+		}
+		ch <- gauge(descGroupMembers, float64(g.Members), g.Name)
+		for _, t := range g.Lag {
+			ch <- gauge(descGroupLag, float64(t.Lag), g.Name, t.Topic)
+		}
+	}
+}
+
 func gauge(d *prometheus.Desc, value float64, labels ...string) prometheus.Metric {
 	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 }

@@ -34,6 +34,11 @@ func TestEveryMetricIsOnItsPageUnderItsName(t *testing.T) {
 			Replicas: []Replica{{Topic: "orders", Partition: 1, HighWatermark: 9, HasLeader: true}},
 		}
 	})
+	b.ObserveGroups(func() []Group {
+		return []Group{{Name: "workers", Members: 2, Lag: []TopicLag{{Topic: "orders", Lag: 7}}}}
+	})
+	b.GroupRebalanced()
+	b.OffsetsCommitted(3)
 	b.LeadershipChanged()
 	b.Request("produce", errcode.None, time.Millisecond)
 	b.Produced("orders", 10, 1000, false)
@@ -44,6 +49,7 @@ func TestEveryMetricIsOnItsPageUnderItsName(t *testing.T) {
 		"build_info", "partitions", "leadership_changes_total", "produce_records_total", "produce_bytes_total", "produce_duplicates_total",
 		"fetch_records_total", "fetch_bytes_total", "request_duration_seconds", "raft_log_sync_duration_seconds", "raft_log_bytes",
 		"segment_bytes", "client_connections", "disk_free_bytes",
+		"consumer_group_lag", "consumer_group_members", "group_rebalances_total", "offset_commits_total",
 	} {
 		if !page["logbroker_"+want] {
 			t.Errorf("logbroker_%s is not on the page", want)

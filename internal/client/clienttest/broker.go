@@ -82,7 +82,7 @@ func Start(t testing.TB, n int) *Broker {
 		t: t, Window: 64, Expiry: 24 * time.Hour, nextID: 1000,
 		topics: make(map[string]*topic), control: make(map[string]func([]byte) (any, error)),
 		counts: make(map[string]int), closed: make(chan struct{}),
-		coordinator: coordinator{node: 1, news: make(chan struct{}), groups: make(map[string]*group), subs: make(map[uint64]*nats.Subscription), intervalMs: 10},
+		coordinator: coordinator{node: 1, news: make(chan struct{}), groups: make(map[string]*group), subs: make(map[uint64]*nats.Subscription), intervalMs: 10, sessionMs: 45_000},
 	}
 	for i := range n {
 		b.startNode(uint64(i + 1))

@@ -23,8 +23,9 @@ type coordinator struct {
 	hook   func(GroupCall) Fault
 	calls  int
 	news   chan struct{} // closed and replaced when something may have changed
-	// intervalMs is what members are told; short, for tests are impatient.
-	intervalMs int64
+	// intervalMs and sessionMs are what members are told; the first is short, for
+	// tests are impatient.
+	intervalMs, sessionMs int64
 }
 
 type group struct {
@@ -77,6 +78,14 @@ func (b *Broker) SetHeartbeatInterval(ms int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.coordinator.intervalMs = ms
+}
+
+// SetSessionTimeout sets what members are told, in milliseconds. It is 45,000
+// unless told; the fake broker itself ends no session.
+func (b *Broker) SetSessionTimeout(ms int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.coordinator.sessionMs = ms
 }
 
 // MoveCoordinator makes another node the coordinator. The old one stays
@@ -175,30 +184,46 @@ func (b *Broker) hold(n *node, h beaten) (any, error) {
 	end := time.NewTimer(time.Duration(h.request.WaitMs) * time.Millisecond)
 	defer end.Stop()
 	for ended := h.request.WaitMs == 0; h.settled() && !ended; {
-		b.mu.Lock()
-		changed := b.coordinator.news
-		b.mu.Unlock()
+		changed, err := b.look(n, &h)
+		if err != nil {
+			return nil, err
+		}
+		if changed == nil || !h.settled() {
+			break
+		}
 		select {
 		case <-changed:
 		case <-end.C:
 			ended = true
+			_, err = b.look(n, &h)
 		case <-b.closed:
 			return h.reply, nil
 		}
-		b.mu.Lock()
-		g := b.group(h.request.Group)
-		m := g.members[h.request.MemberID]
-		if n.id != b.coordinator.node || m == nil {
-			b.mu.Unlock()
-			return nil, errcode.New(errcode.UnknownMemberID, "member %q", h.request.MemberID)
+		if err != nil {
+			return nil, err
 		}
-		if ended = ended || m.beats != h.beat; m.beats == h.beat {
-			b.aim(g)
-			h.reply = g.assign(b, m)
-		}
-		b.mu.Unlock()
 	}
 	return h.reply, nil
+}
+
+// look makes the reply to a held heartbeat anew, and returns what is closed when
+// that should be done again; nil after the member's next heartbeat.
+func (b *Broker) look(n *node, h *beaten) (changed <-chan struct{}, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.group(h.request.Group)
+	m := g.members[h.request.MemberID]
+	switch {
+	case n.id != b.coordinator.node:
+		return nil, errcode.New(errcode.NotCoordinator, "node %d does not coordinate", n.id)
+	case m == nil:
+		return nil, errcode.New(errcode.UnknownMemberID, "member %q", h.request.MemberID)
+	case m.beats != h.beat:
+		return nil, nil
+	}
+	b.aim(g)
+	h.reply = g.assign(b, m)
+	return b.coordinator.news, nil
 }
 
 // coordinate does what a request asks.
@@ -266,7 +291,7 @@ func (b *Broker) heartbeat(g *group, r protocol.HeartbeatRequest) (any, error) {
 	case r.MemberEpoch == protocol.MemberEpochLeave:
 		g.remove(m)
 		return protocol.HeartbeatReply{MemberID: m.id, MemberEpoch: r.MemberEpoch}, nil
-	case r.MemberEpoch != m.epoch && r.MemberEpoch != m.epoch-1:
+	case r.MemberEpoch > m.epoch: // one that is behind has not got every answer
 		return nil, errcode.New(errcode.FencedMemberEpoch, "epoch %d, not %d", m.epoch, r.MemberEpoch)
 	default:
 		g.release(m, slots(r.Owned))
@@ -305,6 +330,7 @@ func (g *group) join(r protocol.HeartbeatRequest) (*member, error) {
 
 func (g *group) remove(m *member) {
 	delete(g.members, m.id)
+	maps.DeleteFunc(g.sequence, func(s Slot, _ int64) bool { return g.owner[s] == m.id })
 	for _, of := range []map[Slot]string{g.target, g.owner} {
 		maps.DeleteFunc(of, func(_ Slot, id string) bool { return id == m.id })
 	}
@@ -338,8 +364,24 @@ func compareSlots(a, b Slot) int {
 // aim spreads the partitions evenly, and moves no more than it must. b.mu is
 // held.
 func (b *Broker) aim(g *group) {
-	var all []Slot
+	all := b.subscribed(g)
 	ids := slices.Sorted(maps.Keys(g.members))
+	next, load := g.keep(all, len(ids))
+	for _, s := range all {
+		if next[s] == "" && len(ids) > 0 {
+			id := slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(load[a], load[b]) })
+			next[s] = id
+			load[id]++
+		}
+	}
+	if !maps.Equal(next, g.target) {
+		g.epoch++
+	}
+	g.target = next
+}
+
+// subscribed lists the partitions of the topics that members want. b.mu is held.
+func (b *Broker) subscribed(g *group) (all []Slot) {
 	for name, t := range b.topics {
 		wanted := false
 		for _, m := range g.members {
@@ -356,32 +398,27 @@ func (b *Broker) aim(g *group) {
 		}
 	}
 	slices.SortFunc(all, compareSlots)
-	next := make(map[Slot]string, len(all))
-	load := make(map[string]int)
-	most := (len(all) + len(ids) - 1) / max(len(ids), 1)
-	full := 0 // members that may have most, and have it
-	extra := len(all) - len(ids)*(most-1)
+	return all
+}
+
+// keep leaves with their members as many partitions as an even share allows.
+func (g *group) keep(all []Slot, members int) (next map[Slot]string, load map[string]int) {
+	next, load = make(map[Slot]string, len(all)), make(map[string]int)
+	most := (len(all) + members - 1) / max(members, 1)
+	extra := len(all) - members*(most-1) // members that may have most
 	for _, s := range all {
 		id := g.target[s]
-		if g.members[id] == nil || load[id] >= most || load[id] == most-1 && full == extra {
+		last := load[id] == most-1
+		if g.members[id] == nil || load[id] >= most || last && extra == 0 {
 			continue
 		}
 		next[s] = id
-		if load[id]++; load[id] == most {
-			full++
+		load[id]++
+		if last {
+			extra--
 		}
 	}
-	for _, s := range all {
-		if next[s] == "" && len(ids) > 0 {
-			id := slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(load[a], load[b]) })
-			next[s] = id
-			load[id]++
-		}
-	}
-	if !maps.Equal(next, g.target) {
-		g.epoch++
-	}
-	g.target = next
+	return next, load
 }
 
 // assign tells m what it may own: what it shall and nobody else holds.
@@ -402,7 +439,7 @@ func (g *group) assign(b *Broker, m *member) protocol.HeartbeatReply {
 	}
 	m.epoch = max(m.epoch, 1)
 	m.told = told
-	r := protocol.HeartbeatReply{MemberID: m.id, MemberEpoch: m.epoch, GroupEpoch: g.epoch, HeartbeatIntervalMs: b.coordinator.intervalMs, SessionTimeoutMs: 45_000}
+	r := protocol.HeartbeatReply{MemberID: m.id, MemberEpoch: m.epoch, GroupEpoch: g.epoch, HeartbeatIntervalMs: b.coordinator.intervalMs, SessionTimeoutMs: b.coordinator.sessionMs}
 	for _, s := range slices.SortedFunc(maps.Keys(told), compareSlots) {
 		if n := len(r.Assignment); n == 0 || r.Assignment[n-1].Topic != s.Topic {
 			r.Assignment = append(r.Assignment, protocol.TopicPartitions{
