@@ -16,7 +16,7 @@ import (
 
 const (
 	// readyTimeout bounds the start of a node or a cluster on a busy machine.
-	readyTimeout = 20 * time.Second
+	readyTimeout = 60 * time.Second
 	// drainTimeout is shutdown.drain_timeout's default.
 	drainTimeout = 30 * time.Second
 )

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,14 +46,25 @@ func (d *dev) readyIn(t testing.TB) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
+// The median of three: a disk that stalls for seconds is not dev's time.
+func TestDevIsReadyInTime(t *testing.T) {
+	t.Parallel()
+	took := make([]time.Duration, 3)
+	for i := range took {
+		d := startDev(t, "--any-port", "--ephemeral")
+		took[i] = d.readyIn(t)
+		d.stop(t, os.Interrupt, drainTimeout)
+	}
+	slices.Sort(took)
+	t.Logf("dev ready in %v", took)
+	if took[1] > devReadyMax {
+		t.Errorf("dev was ready in %s (median), want at most %s", took[1], devReadyMax)
+	}
+}
+
 func TestDevPrintsURLsThatAnswerAndCtrlCEndsIt(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, "--any-port", "--ephemeral")
-	took := d.readyIn(t)
-	t.Logf("dev ready in %s", took)
-	if took > devReadyMax {
-		t.Errorf("dev was ready in %s, want at most %s", took, devReadyMax)
-	}
 	createTopic(t, dial(t, d.told.Servers...), "orders", 1)
 	urls := regexp.MustCompile(`http://[0-9.:]+`).FindAllString(d.stdout.String(), -1)
 	if len(urls) != 3 || strings.Join(urls, " ") != strings.Join(d.told.HTTP, " ") {
