@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -258,4 +259,13 @@ func awaitSpread(t testing.TB, c *client.Client, topic string, timeout time.Dura
 		return health.Healthy, fmt.Sprint("health ", health.Reasons)
 	})
 	return time.Since(began)
+}
+
+// inParallel runs f for each of 0 to n-1 at once and waits.
+func inParallel(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
 }
