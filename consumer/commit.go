@@ -11,13 +11,8 @@ import (
 	"logbroker/internal/protocol"
 )
 
-const (
-	// autoCommitAttempt is the least time that an automatic commit may take.
-	autoCommitAttempt = 5 * time.Second
-	// commitAttempt is how long the coordinator has for one attempt; commits take
-	// milliseconds, and one that is sent again does no harm.
-	commitAttempt = time.Second
-)
+// autoCommitMin is the least time that an automatic commit may take.
+const autoCommitMin = 5 * time.Second
 
 // Commit commits what is marked, of all partitions, and returns when that is
 // replicated. With nothing new to commit it returns at once.
@@ -33,7 +28,7 @@ func (c *Consumer) Commit(ctx context.Context) error { return c.commit(ctx, nil)
 // by depart; it blocks on the coordinator.
 func (c *Consumer) autoCommitLoop() {
 	for pause(c.life, c.options.autoCommit) {
-		ctx, cancel := context.WithTimeout(c.life, max(c.options.autoCommit, autoCommitAttempt))
+		ctx, cancel := context.WithTimeout(c.life, max(c.options.autoCommit, autoCommitMin))
 		err := c.commit(ctx, nil)
 		cancel()
 		if err != nil && c.life.Err() == nil {
@@ -66,7 +61,7 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 			return nil
 		}
 		var reply protocol.CommitReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply, Within: commitAttempt})
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply, Within: c.options.attempt})
 		if err == nil {
 			return c.committedAll(taken, &reply)
 		}

@@ -62,9 +62,10 @@ type Consumer struct {
 	// mu guards what follows. A feed's lock may be taken inside it; it is never
 	// held while anything is sent, waited for or called back.
 	mu sync.Mutex
-	// epoch, interval and target are of the last reply to a heartbeat.
+	// epoch to target are of the last reply to a heartbeat.
 	epoch    int32
 	interval time.Duration
+	session  time.Duration
 	target   map[TopicPartition]allotment
 	// claims are the partitions this member holds: from their adoption until
 	// they are given up or lost. What is in target or claims counts as owned.
@@ -425,6 +426,11 @@ func (c *Consumer) Drain(ctx context.Context) error {
 		return nil
 	}
 	err := c.finish(ctx, claims)
+	if ctx.Err() != nil { // the others shall not wait for the session to end
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		defer cancel()
+		ctx = leaving
+	}
 	return errors.Join(err, c.depart(ctx))
 }
 

@@ -113,6 +113,10 @@ func (r *feed) close() {
 func (r *feed) seekTo(offset int64, m *marks) {
 	r.mu.Lock()
 	if r.marks != nil {
+		if r.closed { // its account is being settled
+			r.mu.Unlock()
+			return
+		}
 		r.marks.void = true
 	}
 	r.generation++

@@ -12,6 +12,7 @@ import (
 // connection for instance. The records behind it come through, and look like a
 // log with a gap: they must not be handed out in its place.
 func TestALostReplyIsNeverTakenForAGapInTheLog(t *testing.T) {
+	t.Parallel()
 	b := clienttest.Start(t, 1)
 	b.CreateTopic("orders", 1)
 	const records = 4

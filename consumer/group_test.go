@@ -21,6 +21,7 @@ import (
 func quick(o *options) {
 	o.maxWait, o.replyTimeout = 50*time.Millisecond, 100*time.Millisecond
 	o.retrySpaceMin, o.retrySpaceMax = time.Millisecond, 20*time.Millisecond
+	o.attempt = 300 * time.Millisecond
 	o.unreleasedTimeout = 50 * time.Millisecond
 }
 
@@ -62,7 +63,7 @@ func addTo(b *clienttest.Broker, partition, from, n int) {
 	}
 }
 
-// log gathers what members were handed.
+// seen gathers what members were handed.
 type seen struct {
 	mu    sync.Mutex
 	times map[TopicPartition]map[int64]int
@@ -403,7 +404,7 @@ func TestFaultsOfTheCoordinatorLoseNothing(t *testing.T) {
 			t.Parallel()
 			b := shared(t, 1, 4, 100)
 			b.OnGroup(func(c clienttest.GroupCall) clienttest.Fault {
-				if c.N%3 != 0 && c.N < 60 {
+				if c.N%3 != 0 && c.N < 30 {
 					return fault
 				}
 				return clienttest.Fault{}

@@ -205,9 +205,13 @@ func (c *Consumer) heartbeat(ctx context.Context, hold time.Duration) (*protocol
 	c.mu.Lock()
 	req := c.heartbeatRequest(c.epoch)
 	req.Owned, req.WaitMs = c.holds(), hold.Milliseconds()
+	within := c.options.attempt
+	if c.session > 0 { // one lost answer must not use it up
+		within = min(within, c.session/5)
+	}
 	c.mu.Unlock()
 	var reply protocol.HeartbeatReply
-	err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupHeartbeat, Group: c.group, Request: req, Reply: &reply, Hold: hold})
+	err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupHeartbeat, Group: c.group, Request: req, Reply: &reply, Hold: hold, Within: within})
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +280,8 @@ func (c *Consumer) adoptReply(reply *protocol.HeartbeatReply, sent time.Time) (n
 	news = c.epoch != reply.MemberEpoch || !maps.Equal(c.target, target)
 	c.epoch = reply.MemberEpoch
 	c.interval = max(time.Duration(reply.HeartbeatIntervalMs)*time.Millisecond, heartbeatMin)
-	c.renew(sent, time.Duration(reply.SessionTimeoutMs)*time.Millisecond)
+	c.session = time.Duration(reply.SessionTimeoutMs) * time.Millisecond
+	c.renew(sent)
 	close(c.replied)
 	c.replied = make(chan struct{})
 	for p := range c.target {
@@ -293,13 +298,13 @@ func (c *Consumer) adoptReply(reply *protocol.HeartbeatReply, sent time.Time) (n
 	return news
 }
 
-// renew notes that the session lasts for session from sent on. c.mu is held.
-func (c *Consumer) renew(sent time.Time, session time.Duration) {
-	if session <= 0 {
+// renew notes that the session lasts for its time-out from sent on. c.mu is held.
+func (c *Consumer) renew(sent time.Time) {
+	if c.session <= 0 {
 		return
 	}
 	late := c.expired()
-	c.validUntil.Store(int64(sent.Add(session).Sub(c.born)))
+	c.validUntil.Store(int64(sent.Add(c.session).Sub(c.born)))
 	if late { // nothing was handed out meanwhile
 		for _, cl := range c.owned {
 			cl.feed.tell()

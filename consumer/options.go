@@ -79,8 +79,10 @@ type groupOptions struct {
 	assigned         Callback
 	revoked          Callback
 	lost             Callback
-	// retrySpace is the least and the most time between attempts to reach the
-	// coordinator.
+	// attempt is how long the coordinator has for one attempt, beyond the time it
+	// holds an answer: it answers in milliseconds, and what is sent again does no
+	// harm. retrySpace is the least and the most time between attempts.
+	attempt                      time.Duration
 	retrySpaceMin, retrySpaceMax time.Duration
 	// unreleasedTimeout bounds the wait for an instance id to be released.
 	unreleasedTimeout time.Duration
@@ -96,7 +98,7 @@ func defaultOptions() options {
 		replyTimeout:  2 * time.Second,
 		groupOptions: groupOptions{
 			maxPrefetchBytes: DefaultMaxPrefetchBytes, autoCommit: DefaultAutoCommit, rebalanceTimeout: DefaultRebalanceTimeout,
-			retrySpaceMin: retrySpaceMin, retrySpaceMax: groupRetrySpaceMax, unreleasedTimeout: defaultUnreleasedTimeout,
+			attempt: time.Second, retrySpaceMin: retrySpaceMin, retrySpaceMax: groupRetrySpaceMax, unreleasedTimeout: defaultUnreleasedTimeout,
 		},
 	}
 }

@@ -267,7 +267,9 @@ func TestDamageInTheLogIsAnErrorNotAnEndlessRetry(t *testing.T) {
 }
 
 func TestTopicsThatAreGone(t *testing.T) {
+	t.Parallel()
 	t.Run("made anew", func(t *testing.T) {
+		t.Parallel()
 		b := filled(t, 10, 10, recordbatch.None)
 		r := open(t, b, FromLatest())
 		b.CreateTopic("orders", 1)
@@ -276,6 +278,7 @@ func TestTopicsThatAreGone(t *testing.T) {
 		}
 	})
 	t.Run("deleted", func(t *testing.T) {
+		t.Parallel()
 		b := filled(t, 10, 10, recordbatch.None)
 		r := open(t, b, FromLatest())
 		b.DeleteTopic("orders")
@@ -284,6 +287,7 @@ func TestTopicsThatAreGone(t *testing.T) {
 		}
 	})
 	t.Run("never there", func(t *testing.T) {
+		t.Parallel()
 		b := filled(t, 10, 10, recordbatch.None)
 		for _, name := range []string{"nope", "orders"} {
 			_, err := NewReader(within(t), b.URLs(), name, 7)

@@ -106,7 +106,7 @@ func (c *Consumer) findCommitted(ctx context.Context, wanted []*adoption) error 
 		}
 		c.mu.Unlock()
 		var reply protocol.FetchOffsetsReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupFetchOffsets, Group: c.group, Request: req, Reply: &reply})
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupFetchOffsets, Group: c.group, Request: req, Reply: &reply, Within: c.options.attempt})
 		if err == nil {
 			committed := make(map[TopicPartition]int64, len(reply.Offsets))
 			for _, o := range reply.Offsets {
@@ -180,8 +180,10 @@ func (c *Consumer) findStart(ctx context.Context, a *adoption) bool {
 // claimAll makes claims of those that are still assigned, tells the
 // application, and begins to hand out.
 func (c *Consumer) claimAll(found []*adoption, ownership uint64) {
-	c.telling <- struct{}{}
-	defer func() { <-c.telling }()
+	if c.options.assigned != nil {
+		c.telling <- struct{}{}
+		defer func() { <-c.telling }()
+	}
 	c.mu.Lock()
 	var claims []*claim
 	for _, a := range found {

@@ -15,7 +15,8 @@ type Handler func(ctx context.Context, r Record) error
 // or handle fails. Each partition has a goroutine of its own, so the records of
 // a partition come one after the other, in order, and a slow one holds up
 // nothing but its own partition. A record is marked when its handler has
-// returned nil; the handlers under way are waited for.
+// returned nil; the handlers under way are waited for. Poll gets nothing from
+// partitions that Run reads. handle must not call Drain or Close.
 //
 // It returns nil when ctx or the consumer ended, otherwise the first error of a
 // handler or of reading (see Poll). The record whose handler failed is not

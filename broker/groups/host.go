@@ -213,6 +213,13 @@ func (h *Host) of(group string) (*coordinator, error) {
 	return c, c.mayServe()
 }
 
+// Route returns nil where this node coordinates the group, ErrElsewhere where it
+// has nothing to say about it, and otherwise the refusal to answer with.
+func (h *Host) Route(group string) error {
+	_, err := h.of(group)
+	return err
+}
+
 // Serving returns the shards that this node coordinates.
 func (h *Host) Serving() []uint64 {
 	out := []uint64{}

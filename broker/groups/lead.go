@@ -17,6 +17,9 @@ import (
 const (
 	epochTimeout   = time.Second
 	barrierTimeout = 2 * time.Second
+	// barrierAttempt is short: the node whose death made this one coordinator may
+	// have led the metadata too, and what is asked of a dead leader is lost.
+	barrierAttempt = 250 * time.Millisecond
 	leadRetryAfter = 20 * time.Millisecond
 )
 
@@ -95,11 +98,22 @@ func (c *coordinator) openEpoch() (epoch int32, ok bool) {
 func (c *coordinator) catchUp() bool {
 	ctx, cancel := context.WithTimeout(c.ctx, barrierTimeout)
 	defer cancel()
-	err := c.options.Metadata.Barrier(ctx)
-	if err != nil {
+	retry := time.NewTicker(leadRetryAfter)
+	defer retry.Stop()
+	for {
+		attempt, done := context.WithTimeout(ctx, barrierAttempt)
+		err := c.options.Metadata.Barrier(attempt)
+		done()
+		if err == nil {
+			return true
+		}
 		c.logger.Debug("group coordinator waits for the metadata", "err", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-retry.C:
+		}
 	}
-	return err == nil
 }
 
 // serve begins to serve in epoch, unless the leadership of term or the epoch is

@@ -447,3 +447,26 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkApplyCommits is what a replica does for one entry of 100 commits of 6
+// partitions each.
+func BenchmarkApplyCommits(b *testing.B) {
+	bench := newBench(b)
+	bench.join("a", "t")
+	bench.assign(topicCount{ID: 7, Name: "t", Partitions: 60})
+	e := entry{Epoch: 1, TimeMs: 5}
+	for i := range 100 {
+		op := operation{Kind: opCommit, Group: "g", Member: "a", Epoch: bench.member("a").epoch, Sequence: int64(i)}
+		for p := range int32(6) {
+			op.Offsets = append(op.Offsets, commit{Partition: Partition{7, p}, Offset: int64(i)})
+		}
+		e.Ops = append(e.Ops, op)
+	}
+	cmd := encode(e)
+	b.SetBytes(int64(len(cmd)))
+	for b.Loop() {
+		if _, err := bench.m.Update(statemachine.Entry{Cmd: cmd}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,8 @@ import (
 // Groups is what the handler uses of groups.Host. An error that is
 // groups.ErrElsewhere means that this node has nothing to say.
 type Groups interface {
+	// Route returns nil where this node coordinates the group, else the refusal.
+	Route(group string) error
 	Heartbeat(req protocol.HeartbeatRequest, done func(*protocol.HeartbeatReply, error))
 	Commit(ctx context.Context, req protocol.CommitRequest, done func(*protocol.CommitReply, error))
 	FetchOffsets(ctx context.Context, req protocol.FetchOffsetsRequest) (*protocol.FetchOffsetsReply, error)
@@ -92,20 +95,48 @@ func groupControl[Req, Reply any](fn func(*Handler, context.Context, Req) (Reply
 // decodeGroup reads a group request. The group of the subject counts: it is what
 // permissions are given for.
 func decodeGroup[Req any](call groupCall) (req Req, err error) {
-	if err := decode(call.body, &req); err != nil {
-		return req, err
+	if len(bytes.TrimSpace(call.body)) > 0 {
+		if err := json.Unmarshal(call.body, &req); err != nil {
+			return req, badJSON(err)
+		}
 	}
-	named, err := json.Marshal(map[string]string{"group": call.group})
-	if err != nil {
-		return req, err
+	version, group := groupFields(&req)
+	if *version != 0 && *version != protocol.ControlVersion {
+		return req, errcode.New(errcode.UnsupportedVersion, "the request has version %d; this node speaks version %d", *version, protocol.ControlVersion)
 	}
-	return req, json.Unmarshal(named, &req)
+	*group = call.group
+	return req, nil
+}
+
+// groupFields returns what all group requests have.
+func groupFields(req any) (version *int, group *string) {
+	switch r := req.(type) {
+	case *protocol.HeartbeatRequest:
+		return &r.Version, &r.Group
+	case *protocol.CommitRequest:
+		return &r.Version, &r.Group
+	case *protocol.FetchOffsetsRequest:
+		return &r.Version, &r.Group
+	case *protocol.DeleteOffsetsRequest:
+		return &r.Version, &r.Group
+	case *protocol.GroupSeekRequest:
+		return &r.Version, &r.Group
+	case *protocol.GroupRequest:
+		return &r.Version, &r.Group
+	}
+	panic("handler: a group request of an unknown kind")
 }
 
 // Group answers a group verb with an encoded envelope, or with nil where this
 // node has nothing to say about the group. It never blocks; done is called
 // exactly once, for a heartbeat perhaps seconds later.
 func (h *Handler) Group(verb, group string, body []byte, done func(reply []byte)) {
+	if errors.Is(h.options.Groups.Route(group), groups.ErrElsewhere) {
+		// Before anything else: every node hears every request, and what one of
+		// them could refuse is not for it to refuse.
+		done(nil)
+		return
+	}
 	start := h.options.Clock()
 	answer := func(reply any, err error) {
 		if errors.Is(err, groups.ErrElsewhere) {
@@ -227,31 +258,37 @@ func (h *Handler) groupDescribed(ctx context.Context, req protocol.GroupRequest)
 	return nil, errcode.New(errcode.CoordinatorNotAvailable, "group %q has no coordinator at the moment; try again", req.Group)
 }
 
-// noGroups stands for a node without coordinators.
+// noGroups stands for a cluster without consumer groups.
 type noGroups struct{}
 
+func errNoGroups() error {
+	return errcode.New(errcode.NotImplemented, "there are no consumer groups here; read partitions with consumer.NewReader")
+}
+
+func (noGroups) Route(string) error { return errNoGroups() }
+
 func (noGroups) Heartbeat(_ protocol.HeartbeatRequest, done func(*protocol.HeartbeatReply, error)) {
-	done(nil, groups.ErrElsewhere)
+	done(nil, errNoGroups())
 }
 
 func (noGroups) Commit(_ context.Context, _ protocol.CommitRequest, done func(*protocol.CommitReply, error)) {
-	done(nil, groups.ErrElsewhere)
+	done(nil, errNoGroups())
 }
 
 func (noGroups) FetchOffsets(context.Context, protocol.FetchOffsetsRequest) (*protocol.FetchOffsetsReply, error) {
-	return nil, groups.ErrElsewhere
+	return nil, errNoGroups()
 }
 
 func (noGroups) DeleteOffsets(context.Context, protocol.DeleteOffsetsRequest) (*protocol.CommitReply, error) {
-	return nil, groups.ErrElsewhere
+	return nil, errNoGroups()
 }
 
 func (noGroups) Describe(context.Context, string) (*protocol.GroupDescription, error) {
-	return nil, groups.ErrElsewhere
+	return nil, errNoGroups()
 }
-func (noGroups) Delete(context.Context, protocol.GroupRequest) error { return groups.ErrElsewhere }
+func (noGroups) Delete(context.Context, protocol.GroupRequest) error { return errNoGroups() }
 func (noGroups) Seek(context.Context, protocol.GroupSeekRequest) (*protocol.CommitReply, error) {
-	return nil, groups.ErrElsewhere
+	return nil, errNoGroups()
 }
 
 func (noGroups) List() *protocol.GroupListReply {

@@ -22,6 +22,13 @@ type fakeGroups struct {
 	released bool
 }
 
+func (f *fakeGroups) Route(group string) error {
+	if f.groups[group] == nil {
+		return groups.ErrElsewhere
+	}
+	return nil
+}
+
 func (f *fakeGroups) Heartbeat(req protocol.HeartbeatRequest, done func(*protocol.HeartbeatReply, error)) {
 	if f.groups[req.Group] == nil {
 		done(nil, groups.ErrElsewhere)
@@ -82,12 +89,16 @@ func (f *fleet) fill(p *metadata.Partition, start, end int64) {
 func at(offset int64) *int64 { return &offset }
 
 func TestGroupRequestsAreAnsweredByTheirCoordinatorAlone(t *testing.T) {
+	none := newBench(t)
+	if code, _, _ := askGroup(t, none.h, protocol.VerbGroupHeartbeat, "g", `{}`); code != errcode.NotImplemented {
+		t.Errorf("in a cluster without groups: %v", code)
+	}
 	fake := &fakeGroups{groups: map[string]*protocol.GroupDescription{"mine": {Group: "mine"}}}
 	b := newBench(t, func(o *Options) { o.Groups = fake })
 	if code, reply, silent := askGroup(t, b.h, protocol.VerbGroupHeartbeat, "mine", `{"group":"another","member_id":"m"}`); code != 0 || silent {
 		t.Errorf("%v %s %v", code, reply, silent)
 	}
-	for _, verb := range []string{protocol.VerbGroupHeartbeat, protocol.VerbGroupCommit, protocol.VerbGroupFetchOffsets, protocol.VerbGroupDeleteOffsets, protocol.VerbGroupDescribe, protocol.VerbGroupDelete} {
+	for _, verb := range []string{protocol.VerbGroupHeartbeat, protocol.VerbGroupCommit, protocol.VerbGroupFetchOffsets, protocol.VerbGroupDeleteOffsets, protocol.VerbGroupDescribe, protocol.VerbGroupDelete, "nonsense"} {
 		if _, _, silent := askGroup(t, b.h, verb, "theirs", `{}`); !silent {
 			t.Errorf("%s of a group that another node coordinates was answered", verb)
 		}
@@ -106,6 +117,9 @@ func TestGroupRequestsAreAnsweredByTheirCoordinatorAlone(t *testing.T) {
 	}
 	if code, _, _ := askGroup(t, b.h, protocol.VerbGroupHeartbeat, "mine", `{}`); code != errcode.ShuttingDown {
 		t.Errorf("while draining: %v", code)
+	}
+	if _, _, silent := askGroup(t, b.h, protocol.VerbGroupHeartbeat, "theirs", `{}`); !silent {
+		t.Error("while draining it answers for a group that another node coordinates")
 	}
 }
 

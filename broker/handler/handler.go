@@ -100,7 +100,7 @@ type Options struct {
 	Leaders  Leaders
 	Peers    Peers
 	Producer ProduceSender
-	// Groups coordinates consumer groups. nil = nothing here about groups.
+	// Groups coordinates consumer groups. nil = there are none: NOT_IMPLEMENTED.
 	Groups Groups
 
 	// Alive reports whether another node was heard of lately. nil = all are.

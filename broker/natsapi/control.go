@@ -22,7 +22,7 @@ func (s *Server) subscribeControl() error {
 			return err
 		}
 	}
-	if _, err := s.listen(s.control, protocol.PrefixGroup+">", smallPending(), s.onGroup); err != nil {
+	if _, err := s.listen(s.control, protocol.PrefixGroup+">", groupPending(), s.onGroup); err != nil {
 		return err
 	}
 	own := fmt.Sprintf("%s%d.", protocol.PrefixNode, s.options.NodeID)

@@ -39,6 +39,7 @@ type pending struct{ messages, bytes int }
 
 func producePending() pending { return pending{16 << 10, 64 << 20} }
 func smallPending() pending   { return pending{64 << 10, 16 << 20} }
+func groupPending() pending   { return pending{64 << 10, 64 << 20} }
 
 // ledPartitions holds the subscriptions of the partitions that this node leads,
 // or led a moment ago.

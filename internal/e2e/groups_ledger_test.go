@@ -127,23 +127,30 @@ type ownership struct {
 	member     string
 	first, end int64 // end is the offset after the last
 	began      time.Time
+	last       time.Time
 }
 
+// outputLag is how much later than another's a process' output may be read.
+const outputLag = 500 * time.Millisecond
+
 // ownerships returns those of each partition, by their beginning. A record out
-// of order begins another one.
+// of order begins another one, and so does one that comes a while after somebody
+// else had the partition.
 func (l *ledger) ownerships() map[int32][]ownership {
 	type key struct {
 		member    string
 		partition int32
 	}
-	runs, open := map[int32][]*ownership{}, map[key]*ownership{}
+	runs, open, latest := map[int32][]*ownership{}, map[key]*ownership{}, map[int32]string{}
 	for _, d := range l.snapshot() {
 		k := key{d.member, d.partition}
-		if run := open[k]; run != nil && run.end == d.offset {
-			run.end++
+		again := latest[d.partition] != d.member
+		latest[d.partition] = d.member
+		if run := open[k]; run != nil && run.end == d.offset && !(again && d.at.Sub(run.last) > outputLag) {
+			run.end, run.last = run.end+1, d.at
 			continue
 		}
-		open[k] = &ownership{d.member, d.offset, d.offset + 1, d.at}
+		open[k] = &ownership{d.member, d.offset, d.offset + 1, d.at, d.at}
 		runs[d.partition] = append(runs[d.partition], open[k])
 	}
 	out := map[int32][]ownership{}

@@ -44,6 +44,7 @@ type member struct {
 	running  sync.WaitGroup
 
 	mu    sync.Mutex
+	keeps chan struct{} // if not nil, nothing is given up before it is closed
 	told  []news
 	dirty bool // something was marked since the last successful commit
 	// commits are when commits that had something to say were answered.
@@ -59,7 +60,7 @@ func startMember(t testing.TB, l *ledger, servers []string, group, topic, name s
 	ctx, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	tell := func(kind string) consumer.Callback {
-		return func(_ context.Context, _ *consumer.Consumer, p []consumer.TopicPartition) { m.hear(kind, p) }
+		return func(ctx context.Context, _ *consumer.Consumer, p []consumer.TopicPartition) { m.hear(ctx, kind, p) }
 	}
 	joining, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -84,14 +85,29 @@ func startMember(t testing.TB, l *ledger, servers []string, group, topic, name s
 	return m
 }
 
-func (m *member) hear(kind string, partitions []consumer.TopicPartition) {
+func (m *member) hear(ctx context.Context, kind string, partitions []consumer.TopicPartition) {
 	n := news{at: time.Now(), kind: kind}
 	for _, p := range partitions {
 		n.partitions = append(n.partitions, p.Partition)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.told = append(m.told, n)
+	keeps := m.keeps
+	m.mu.Unlock()
+	if kind == "revoked" && keeps != nil {
+		select {
+		case <-keeps:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// keep makes the member give up nothing until let go.
+func (m *member) keep() (letGo func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.keeps = make(chan struct{})
+	return sync.OnceFunc(func() { close(m.keeps) })
 }
 
 func (m *member) read(ctx context.Context) {

@@ -47,6 +47,10 @@ func TestGroupMembersComeAndGo(t *testing.T) {
 			t.Parallel()
 			scaleGroup(t, c, admin)
 		})
+		t.Run("two members join at once", func(t *testing.T) {
+			t.Parallel()
+			joinAtOnce(t, c, admin)
+		})
 	})
 	t.Run("kill of the coordinator", func(t *testing.T) { killCoordinator(t, c, admin) })
 }
@@ -225,6 +229,34 @@ func scaleGroup(t *testing.T, c *cluster, admin *client.Client) {
 	awaitDelivered(t, l, all)
 	if repeated := l.verify(t, all, "", nil); repeated != 0 {
 		t.Errorf("%d records came twice though everybody left in good order", repeated)
+	}
+}
+
+// joinAtOnce takes a group from one member to three in one change: the second
+// one comes while what the first one is to have is still on its way.
+func joinAtOnce(t *testing.T, c *cluster, admin *client.Client) {
+	l := &ledger{}
+	members := make([]*member, 3)
+	members[0] = startMember(t, l, c.urls(), "at-once", "calm", "one")
+	awaitOwned(t, 10*time.Second, groupPartitions, members[:1], 12)
+	letGo := members[0].keep()
+	defer letGo()
+	began := time.Now()
+	members[1] = startMember(t, l, c.urls(), "at-once", "calm", "two")
+	await(t, 10*time.Second, "the first is asked to give something up", func() (bool, string) {
+		told := members[0].history(began)
+		return told != "[]", told
+	})
+	members[2] = startMember(t, l, c.urls(), "at-once", "calm", "three")
+	letGo()
+	awaitOwned(t, 10*time.Second, groupPartitions, members, 4, 4, 4)
+	awaitStable(t, admin, "at-once", 3)
+	for _, m := range members {
+		t.Logf("%s was told %s", m.name, m.history(began))
+	}
+	wantMoves(t, members, began, 8)
+	for _, m := range members {
+		m.drain(t)
 	}
 }
 
