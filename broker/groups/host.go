@@ -97,8 +97,11 @@ func (o Options) withDefaults() Options {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&o.SessionTimeout, 45 * time.Second}, {&o.HeartbeatInterval, 3 * time.Second}, {&o.OffsetRetention, 168 * time.Hour},
-		{&o.HousekeepingInterval, 10 * time.Second}, {&o.ProposeTimeout, 4 * time.Second},
+		{&o.SessionTimeout, 45 * time.Second},
+		{&o.HeartbeatInterval, 3 * time.Second},
+		{&o.OffsetRetention, 168 * time.Hour},
+		{&o.HousekeepingInterval, 10 * time.Second},
+		{&o.ProposeTimeout, 4 * time.Second},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def

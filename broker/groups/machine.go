@@ -44,7 +44,7 @@ func newMachine(opened func(epoch int32, replica uint64)) *machine {
 func (m *machine) Update(e statemachine.Entry) (statemachine.Result, error) {
 	var in entry
 	if err := json.Unmarshal(e.Cmd, &in); err != nil || in.Version != commandVersion {
-		return statemachine.Result{Value: verdictUnknown}, nil
+		return statemachine.Result{Value: verdictUnknown}, nil //nolint:nilerr // the verdict carries it; an error would end the process
 	}
 	if in.Replica != 0 {
 		return statemachine.Result{Value: m.open(in)}, nil

@@ -211,7 +211,9 @@ func TestEntriesOfAnOldCoordinatorChangeNothing(t *testing.T) {
 	}
 	before := b.snapshot()
 	for _, op := range []operation{
-		joinOp("b", "", "t"), {Kind: opRemove, Group: "g", Member: "a", Epoch: b.member("a").epoch}, {Kind: opDelete, Group: "g"},
+		joinOp("b", "", "t"),
+		{Kind: opRemove, Group: "g", Member: "a", Epoch: b.member("a").epoch},
+		{Kind: opDelete, Group: "g"},
 		{Kind: opCommit, Group: "g", Member: "a", Epoch: b.member("a").epoch, Sequence: 1, Offsets: []commit{{Partition: Partition{7, 0}, Offset: 9}}},
 	} {
 		if r := b.update(entry{Epoch: 1, TimeMs: 5000, Ops: []operation{op}}); r.Value != verdictFenced {

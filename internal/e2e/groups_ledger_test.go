@@ -146,7 +146,7 @@ func (l *ledger) ownerships() map[int32][]ownership {
 		k := key{d.member, d.partition}
 		again := latest[d.partition] != d.member
 		latest[d.partition] = d.member
-		if run := open[k]; run != nil && run.end == d.offset && !(again && d.at.Sub(run.last) > outputLag) {
+		if run := open[k]; run != nil && run.end == d.offset && (!again || d.at.Sub(run.last) <= outputLag) {
 			run.end, run.last = run.end+1, d.at
 			continue
 		}
