@@ -312,12 +312,13 @@ func (c *Consumer) renew(sent time.Time) {
 	}
 }
 
-// sayGoodbye tells the coordinator that the member leaves.
+// sayGoodbye tells the coordinator that the member leaves, even one that has not
+// joined again as far as it knows: its last join may have come through.
 func (c *Consumer) sayGoodbye(ctx context.Context) error {
 	c.mu.Lock()
-	never := c.epoch == protocol.MemberEpochJoin || c.failed != nil
+	failed := c.failed
 	c.mu.Unlock()
-	if never {
+	if failed != nil {
 		return nil
 	}
 	req := c.heartbeatRequest(protocol.MemberEpochLeave)
