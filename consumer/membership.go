@@ -316,9 +316,9 @@ func (c *Consumer) renew(sent time.Time) {
 // joined again as far as it knows: its last join may have come through.
 func (c *Consumer) sayGoodbye(ctx context.Context) error {
 	c.mu.Lock()
-	failed := c.failed
+	ended := c.failed != nil
 	c.mu.Unlock()
-	if failed != nil {
+	if ended {
 		return nil
 	}
 	req := c.heartbeatRequest(protocol.MemberEpochLeave)
@@ -327,7 +327,7 @@ func (c *Consumer) sayGoodbye(ctx context.Context) error {
 	}
 	err := c.client.Group(ctx, protocol.VerbGroupHeartbeat, c.group, req, nil)
 	if fenced(errcode.Of(err)) {
-		return nil
+		err = nil // it was none any more
 	}
 	return err
 }
