@@ -315,10 +315,7 @@ func (c *Consumer) renew(sent time.Time) {
 // sayGoodbye tells the coordinator that the member leaves, even one that has not
 // joined again as far as it knows: its last join may have come through.
 func (c *Consumer) sayGoodbye(ctx context.Context) error {
-	c.mu.Lock()
-	ended := c.failed != nil
-	c.mu.Unlock()
-	if ended {
+	if c.hasFailed() {
 		return nil
 	}
 	req := c.heartbeatRequest(protocol.MemberEpochLeave)
@@ -330,6 +327,12 @@ func (c *Consumer) sayGoodbye(ctx context.Context) error {
 		err = nil // it was none any more
 	}
 	return err
+}
+
+func (c *Consumer) hasFailed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed != nil
 }
 
 // lose gives everything up at once: this member owns nothing any more. Then it
