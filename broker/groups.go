@@ -8,9 +8,9 @@ import (
 )
 
 // groupsSnapshotEntries is after how many entries a coordinator shard takes a
-// snapshot. An entry of a busy group holds hundreds of commits; a snapshot of
-// 100,000 committed offsets is about 10 MiB.
-const groupsSnapshotEntries = 8192
+// snapshot. An entry of busy groups holds hundreds of commits, up to 512 KiB; a
+// snapshot of 100,000 committed offsets is about 10 MiB.
+const groupsSnapshotEntries = 1024
 
 func (b *Broker) newGroups() *groups.Host {
 	g := b.config.Groups

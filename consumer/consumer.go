@@ -151,6 +151,11 @@ func New(ctx context.Context, servers []string, group string, topics []string, o
 	}
 	c := newConsumer(cl, o, group, topics)
 	if err := c.join(ctx); err != nil {
+		if ctx.Err() != nil { // the last attempt may have come through
+			leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.attempt)
+			_ = c.sayGoodbye(leaving) // or the session ends
+			cancel()
+		}
 		c.end()
 		cl.Close()
 		return nil, err

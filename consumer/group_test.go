@@ -368,6 +368,7 @@ func TestTheCoordinatorMovesUnderItsMembers(t *testing.T) {
 	one, two := member(t, b, lost), member(t, b, lost)
 	s.tail(t, one, &all)
 	s.tail(t, two, &all)
+	clienttest.Await(t, "both members", func() bool { return len(one.Positions()) == 2 && len(two.Positions()) == 2 })
 	for i := range 6 {
 		b.MoveCoordinator(uint64(i)%3 + 1 - uint64(i)%3/2*3) // 1, 2, nobody
 		if i%2 == 0 {

@@ -312,12 +312,10 @@ func (c *Consumer) renew(sent time.Time) {
 	}
 }
 
-// sayGoodbye tells the coordinator that the member leaves.
+// sayGoodbye tells the coordinator that the member leaves, even one that has not
+// joined again as far as it knows: its last join may have come through.
 func (c *Consumer) sayGoodbye(ctx context.Context) error {
-	c.mu.Lock()
-	never := c.epoch == protocol.MemberEpochJoin || c.failed != nil
-	c.mu.Unlock()
-	if never {
+	if c.hasFailed() {
 		return nil
 	}
 	req := c.heartbeatRequest(protocol.MemberEpochLeave)
@@ -326,9 +324,15 @@ func (c *Consumer) sayGoodbye(ctx context.Context) error {
 	}
 	err := c.client.Group(ctx, protocol.VerbGroupHeartbeat, c.group, req, nil)
 	if fenced(errcode.Of(err)) {
-		return nil
+		err = nil // it was none any more
 	}
 	return err
+}
+
+func (c *Consumer) hasFailed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed != nil
 }
 
 // lose gives everything up at once: this member owns nothing any more. Then it

@@ -222,7 +222,9 @@ func groupOption(name string, set func(*groupOptions)) Option {
 // WithMaxPrefetchBytes bounds what is fetched ahead of the application from all
 // partitions together, in compressed bytes. Default 32 MiB. Each partition has
 // an equal share of it, paused ones included, up to what WithPrefetchBytes
-// says; a share takes one batch at least, however large. For New only.
+// says; a share takes one batch at least, however large. When partitions are
+// added, what was fetched of the others before counts until it is handed out.
+// For New only.
 func WithMaxPrefetchBytes(n int) Option {
 	return groupOption("WithMaxPrefetchBytes", func(o *groupOptions) { o.maxPrefetchBytes = n })
 }

@@ -192,11 +192,13 @@ func (c *Consumer) claimAll(found []*adoption, ownership uint64) {
 			continue
 		}
 		cl := c.newClaim(a)
-		cl.feed.begin()
 		c.claims[a.TopicPartition] = cl
 		claims = append(claims, cl)
 	}
-	c.setShare()
+	c.setShare() // before anything is fetched
+	for _, cl := range claims {
+		cl.feed.begin()
+	}
 	c.mu.Unlock()
 	if len(claims) == 0 {
 		return

@@ -121,7 +121,7 @@ func (g *group) rejoin(m *member, j joining) outcome {
 // takeOver gives m what old had, which has given up all of it by leaving.
 func (g *group) takeOver(m, old *member) {
 	delete(g.members, old.id)
-	m.target = old.target
+	m.target, m.assignment = old.target, old.assignment
 	for p := range old.owned {
 		delete(g.owners, p)
 	}
@@ -213,11 +213,11 @@ func (s *state) target(op operation) outcome {
 		return refused(errcode.RebalanceInProgress, "the membership changed meanwhile")
 	}
 	for _, m := range g.members {
-		m.target = nil
+		m.target, m.assignment = nil, nil
 	}
 	for _, to := range op.Targets {
 		if m := g.members[to.Member]; m != nil {
-			m.target = to.Partitions
+			m.target, m.assignment = to.Partitions, to.Assignment
 		}
 	}
 	g.see(op.Topics)

@@ -74,6 +74,9 @@ type joining struct {
 type target struct {
 	Member     string      `json:"m"`
 	Partitions []Partition `json:"p"`
+	// Assignment is opaque: what a leader of Kafka's classic protocol made for the
+	// member. Nothing here reads it.
+	Assignment []byte `json:"a,omitempty"`
 }
 
 // commit is one offset to be stored.

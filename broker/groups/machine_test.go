@@ -100,7 +100,7 @@ func (b *bench) assign(topics ...topicCount) {
 	op := operation{Kind: opTarget, Group: "g", Revision: g.revision, Topics: topics}
 	targets := assign(members, topics)
 	for _, id := range slices.Sorted(maps.Keys(targets)) {
-		op.Targets = append(op.Targets, target{Member: id, Partitions: targets[id]})
+		op.Targets = append(op.Targets, target{Member: id, Partitions: targets[id], Assignment: []byte(id)})
 	}
 	b.must(op)
 }

@@ -35,6 +35,8 @@ type memberSnapshot struct {
 	Away   bool            `json:"away,omitempty"`
 	Owned  []ownedSnapshot `json:"owned,omitempty"`
 	Target []Partition     `json:"target,omitempty"`
+	// Assignment is opaque.
+	Assignment []byte `json:"assignment,omitempty"`
 }
 
 type ownedSnapshot struct {
@@ -83,7 +85,7 @@ func (g *group) snapshot() groupSnapshot {
 }
 
 func (m *member) snapshot() memberSnapshot {
-	out := memberSnapshot{ID: m.id, joining: m.joining, Epoch: m.epoch, Away: m.away, Target: m.target}
+	out := memberSnapshot{ID: m.id, joining: m.joining, Epoch: m.epoch, Away: m.away, Target: m.target, Assignment: m.assignment}
 	for p, o := range m.owned {
 		out.Owned = append(out.Owned, ownedSnapshot{Partition: p, Granted: o.granted, Revoked: o.revoked})
 	}
@@ -132,7 +134,10 @@ func (s groupSnapshot) group() (*group, error) {
 
 // restore adds a member; no partition may have two owners.
 func (g *group) restore(in memberSnapshot) error {
-	m := &member{joining: in.joining, id: in.ID, epoch: in.Epoch, away: in.Away, owned: make(map[Partition]ownership, len(in.Owned)), target: in.Target}
+	m := &member{
+		joining: in.joining, id: in.ID, epoch: in.Epoch, away: in.Away, owned: make(map[Partition]ownership, len(in.Owned)),
+		target: in.Target, assignment: in.Assignment,
+	}
 	if g.members[m.id] != nil || m.epoch > g.epoch {
 		return fmt.Errorf("member %q is there twice or ahead of its group", m.id)
 	}

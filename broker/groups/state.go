@@ -49,6 +49,8 @@ type member struct {
 	owned map[Partition]ownership
 	// target is what it should own, sorted.
 	target []Partition
+	// assignment are the opaque bytes that came with target.
+	assignment []byte
 }
 
 // ownership says since which group epoch a member owns a partition, and since

@@ -83,8 +83,8 @@ func (v *view) underReplicated(p *metadata.Partition) bool {
 	return false
 }
 
-// clusterHealth says whether all nodes answer, the metadata has a leader, and
-// every partition a leader and all its replicas.
+// clusterHealth says whether all nodes answer, the metadata and every coordinator
+// shard have a leader, and every partition a leader and all its replicas.
 func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protocol.ClusterHealth, error) {
 	image := h.options.Metadata.Image()
 	v := h.gather(ctx, nodeIDs(image), nil)
@@ -111,6 +111,9 @@ func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protoco
 	}
 	if n := len(health.UnderReplicated); n > 0 {
 		health.Reasons = append(health.Reasons, fmt.Sprintf("%d partitions are under-replicated", n))
+	}
+	if n := h.uncoordinated(ctx); n > 0 {
+		health.Reasons = append(health.Reasons, fmt.Sprintf("%d coordinator shards of consumer groups have no leader", n))
 	}
 	health.Healthy = len(health.Reasons) == 0
 	return health, nil

@@ -232,6 +232,18 @@ func (h *Handler) groupList(ctx context.Context, _ protocol.Empty) (*protocol.Gr
 	return out, nil
 }
 
+// uncoordinated returns how many coordinator shards nobody serves.
+func (h *Handler) uncoordinated(ctx context.Context) int {
+	if h.options.Metadata.Image().GroupShards == 0 {
+		return 0
+	}
+	list, err := h.groupList(ctx, protocol.Empty{})
+	if err != nil {
+		return h.options.Metadata.Image().GroupShards
+	}
+	return len(list.Unreachable)
+}
+
 func (h *Handler) nodeGroups(context.Context, protocol.Empty) (*protocol.GroupListReply, error) {
 	return h.options.Groups.List(), nil
 }
