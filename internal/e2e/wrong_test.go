@@ -206,23 +206,24 @@ func TestABusyPortIsNamedWithItsKey(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		key  string
-		addr func(n *node) string
+		addr func(n *node) *string
 	}{
-		{"client.listen", func(n *node) string { return n.client }},
-		{"nats_cluster.listen", func(n *node) string { return n.routes }},
-		{"raft.listen", func(n *node) string { return n.raft }},
-		{"http.listen", func(n *node) string { return n.http }},
+		{"client.listen", func(n *node) *string { return &n.client }},
+		{"nats_cluster.listen", func(n *node) *string { return &n.routes }},
+		{"raft.listen", func(n *node) *string { return &n.raft }},
+		{"http.listen", func(n *node) *string { return &n.http }},
 	} {
 		t.Run(c.key, func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, t.TempDir(), 1)
-			n.configure(t, settings{})
-			l, err := net.Listen("tcp", c.addr(n))
+			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			n.refused(t, 1, c.key, c.addr(n), "in use")
+			n := newNode(t, t.TempDir(), 1)
+			*c.addr(n) = l.Addr().String()
+			n.configure(t, settings{})
+			n.refused(t, 1, c.key, *c.addr(n), "in use")
 		})
 	}
 }
