@@ -184,3 +184,19 @@ func (a *app) ask(cmd *cobra.Command, fn func(ctx context.Context, b backend) er
 	defer b.Close()
 	return explain(fn(ctx, b))
 }
+
+// open connects within --timeout, for a command that then goes on for as long as
+// it is watched.
+func (a *app) open(ctx context.Context) (backend, error) {
+	conn, err := a.connection()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.globals.timeout)
+	defer cancel()
+	b, err := a.dial(ctx, conn)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return b, nil
+}

@@ -132,15 +132,9 @@ func newGroupDescribe(a *app) *cobra.Command {
 }
 
 func (a *app) watchGroup(cmd *cobra.Command, look func(context.Context, backend) (*groupView, error), show func(*groupView) func(*table)) error {
-	conn, err := a.connection()
+	b, err := a.open(cmd.Context())
 	if err != nil {
 		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.globals.timeout)
-	b, err := a.dial(ctx, conn)
-	cancel()
-	if err != nil {
-		return explain(err)
 	}
 	defer b.Close()
 	first := true

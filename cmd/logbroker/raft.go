@@ -49,15 +49,9 @@ func newRaftShow(a *app) *cobra.Command {
 }
 
 func (a *app) watchRaft(cmd *cobra.Command, p partitionName) error {
-	conn, err := a.connection()
+	b, err := a.open(cmd.Context())
 	if err != nil {
 		return err
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.globals.timeout)
-	b, err := a.dial(ctx, conn)
-	cancel()
-	if err != nil {
-		return explain(err)
 	}
 	defer b.Close()
 	return watch(cmd.Context(), a,
