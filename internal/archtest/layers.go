@@ -33,10 +33,14 @@ var (
 	natsServer   = "github.com/nats-io/nats-server/v2"
 	cobra        = "github.com/spf13/cobra"
 	prometheus   = "github.com/prometheus"
+	hdrHistogram = "github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // neverInClients is what an application must not drag in with the client libraries.
 var neverInClients = []string{dragonboat, natsServer, "github.com/spf13/viper", "logbroker/broker", "logbroker/partitions"}
+
+// neverInLoad is what the measuring code must not reach: it knows no system.
+var neverInLoad = append([]string{nats, "logbroker/producer", "logbroker/consumer"}, neverInClients...)
 
 // clockless is forbidden where everything must be a function of the input.
 var clockless = []string{"math/rand", "math/rand/v2", "crypto/rand", "net"}
@@ -87,6 +91,8 @@ func Layers() map[string]Rule {
 			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
+		"bench/procs":      {Never: neverInLoad},
+		"bench/load":       {Own: []string{"bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
 		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
 		"internal/cluster": {Own: []string{"broker", "config", "internal/client", "internal/protocol"}},
