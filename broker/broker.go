@@ -269,7 +269,7 @@ func (b *Broker) startServing() error {
 	b.handler = handler.New(handler.Options{
 		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
 		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Alive: b.alive,
-		MetadataRaft: b.metadataRaft, DiskReserve: b.disk.reached.Load,
+		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskReserve: b.disk.reached.Load,
 		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
 		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,
 	})

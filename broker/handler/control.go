@@ -49,6 +49,7 @@ func verbs(p Plane) map[string]verb {
 		protocol.VerbNodeReplicas: control((*Handler).nodeReplicas),
 		protocol.VerbNodeTransfer: control((*Handler).nodeTransfer),
 		protocol.VerbNodeTrim:     control((*Handler).nodeTrim),
+		protocol.VerbNodeBalance:  control((*Handler).nodeBalance),
 		protocol.VerbNodeGroups:   control((*Handler).nodeGroups),
 		protocol.VerbNodeGroup:    control((*Handler).groupDescribe),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -246,7 +247,7 @@ func TestTrimGoesToTheLeaders(t *testing.T) {
 	}
 }
 
-func TestTransferAndBalanceLeaders(t *testing.T) {
+func TestTransferLeaderAsksTheLeader(t *testing.T) {
 	f := newFleet(t, 3)
 	topic := f.topic("orders", 1, 3)
 	p := topic.Partitions[0]
@@ -259,13 +260,85 @@ func TestTransferAndBalanceLeaders(t *testing.T) {
 	if _, err := admin[protocol.Empty](f, protocol.VerbTransferLeader, protocol.TransferLeaderRequest{Topic: "orders", To: 9}); errcode.Of(err) != errcode.InvalidRequest {
 		t.Errorf("%v", err)
 	}
-	// Now other leads, which is not the preferred leader.
-	f.replica(leader, p.Shard).setLeader(partitions.LeaderHint{Node: other, Epoch: 2})
-	f.replica(other, p.Shard).setLeader(partitions.LeaderHint{Node: other, Epoch: 2, Serving: true})
-	got, err := admin[protocol.BalanceReply](f, protocol.VerbBalanceLeaders, protocol.Empty{})
+}
+
+func TestBalanceLeadersAsksTheNodeThatLeadsTheMetadata(t *testing.T) {
+	f := newFleet(t, 3)
+	calls := map[uint64]int{}
+	for id, h := range f.peers {
+		h.options.BalanceNow = func() int { calls[id]++; return int(id) }
+	}
+	balance := func() (protocol.BalanceReply, error) {
+		return admin[protocol.BalanceReply](f, protocol.VerbBalanceLeaders, protocol.Empty{})
+	}
+	lead := func(leader uint64) {
+		for id := range f.meta {
+			f.meta[id] = protocol.ReplicaStatus{Shard: metadata.ShardID, Replica: id, Leader: leader}
+		}
+	}
+	for _, leader := range []uint64{1, 3} { // this node, another one
+		lead(leader)
+		clear(calls)
+		got, err := balance()
+		must(t, err)
+		if got.Moves != int(leader) || !maps.Equal(calls, map[uint64]int{leader: 1}) {
+			t.Errorf("node %d leads: %+v, asked %v", leader, got, calls)
+		}
+	}
+	clear(calls)
+	f.meta[3] = protocol.ReplicaStatus{Shard: metadata.ShardID, Replica: 3, Leader: 2} // node 1 does not know yet
+	if _, err := balance(); errcode.Of(err) != errcode.NotLeaderOrFollower || len(calls) != 0 {
+		t.Errorf("the old leader of the metadata: %v, asked %v", err, calls)
+	}
+	lead(0)
+	if _, err := balance(); errcode.Of(err) != errcode.LeaderNotAvailable || len(calls) != 0 {
+		t.Errorf("no leader of the metadata: %v, asked %v", err, calls)
+	}
+}
+
+func TestATransferToANodeThatDoesNotAnswerIsKnownNotToHappen(t *testing.T) {
+	f := newFleet(t, 3)
+	p := f.topic("orders", 1, 3).Partitions[0]
+	leader, other := p.Nodes()[0], p.Nodes()[1]
+	f.peers[other] = nil
+	_, err := admin[protocol.Empty](f, protocol.VerbTransferLeader, protocol.TransferLeaderRequest{Topic: "orders", To: other})
+	if errcode.Of(err) != errcode.LeaderNotAvailable || f.replica(leader, p.Shard).transferred.Load() != 0 {
+		t.Errorf("%v, handed to %d", err, f.replica(leader, p.Shard).transferred.Load())
+	}
+}
+
+func TestARepeatedChangeOfATopicIsAnsweredAsTheFirst(t *testing.T) {
+	f := newFleet(t, 3)
+	f.topic("orders", 1, 3)
+	alter := protocol.TopicAlterRequest{Name: "orders", Config: map[string]string{"retention_age": "1h"}, RequestID: "a"}
+	must(t, second(admin[protocol.TopicDescription](f, protocol.VerbTopicAlter, alter)))
+	must(t, second(admin[protocol.TopicDescription](f, protocol.VerbTopicAlter, protocol.TopicAlterRequest{
+		Name: "orders", Config: map[string]string{"retention_age": "2h"}, RequestID: "b",
+	})))
+	must(t, second(admin[protocol.TopicDescription](f, protocol.VerbTopicAlter, alter)))
+	now, err := admin[protocol.TopicDescription](f, protocol.VerbTopicDescribe, protocol.TopicRequest{Name: "orders"})
 	must(t, err)
-	if got.Moves != 1 || f.replica(other, p.Shard).transferred.Load() != leader {
-		t.Errorf("%+v, handed to %d", got, f.replica(other, p.Shard).transferred.Load())
+	if got := now.Config["retention_age"]; got != "2h" && got != "2h0m0s" {
+		t.Errorf("the repeat undid the later change: %q", got)
+	}
+	// More partitions are led only where replicas run, which the fleet starts by hand.
+	raise := func(id string) error {
+		_, err := f.store.AddPartitions(f.Context(), "orders", 3, id)
+		return err
+	}
+	must(t, raise("c"))
+	f.start(func() *metadata.Topic { topic, _ := f.store.Image().Topic("orders"); return topic }())
+	repeated := protocol.TopicPartitionsRequest{Name: "orders", Partitions: 3, RequestID: "c"}
+	must(t, second(admin[protocol.TopicDescription](f, protocol.VerbTopicPartitions, repeated)))
+	if err := raise("d"); errcode.Of(err) != errcode.InvalidPartitions {
+		t.Errorf("another request for as many partitions: %v", err)
+	}
+	gone := protocol.TopicRequest{Name: "orders", RequestID: "e"}
+	must(t, second(admin[protocol.Empty](f, protocol.VerbTopicDelete, gone)))
+	f.topic("orders", 1, 3) // somebody makes a new one
+	must(t, second(admin[protocol.Empty](f, protocol.VerbTopicDelete, gone)))
+	if _, ok := f.store.Image().Topic("orders"); !ok {
+		t.Error("the repeated delete took the new topic")
 	}
 }
 

@@ -107,6 +107,9 @@ type Options struct {
 	Alive func(node uint64) bool
 	// MetadataRaft returns this node's replica of the metadata shard. nil = unknown.
 	MetadataRaft func() (RaftState, bool)
+	// BalanceNow starts spreading the leaderships and returns how many moves that
+	// takes. It is called where this node leads the metadata. nil = nothing moves.
+	BalanceNow func() (moves int)
 	// DiskReserve reports whether this node is below its disk reserve, so that
 	// produce is refused. nil = never.
 	DiskReserve func() bool
@@ -148,6 +151,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MetadataRaft == nil {
 		o.MetadataRaft = func() (RaftState, bool) { return RaftState{}, false }
+	}
+	if o.BalanceNow == nil {
+		o.BalanceNow = func() int { return 0 }
 	}
 	if o.Groups == nil {
 		o.Groups = noGroups{}

@@ -2,9 +2,7 @@ package handler
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"logbroker/broker/metadata"
@@ -44,22 +42,24 @@ func (h *Handler) leaderNow(ctx context.Context, p *metadata.Partition) uint64 {
 	return node
 }
 
-// callLeader asks the node that leads p, and asks again for about
-// Options.PeerTimeout where the leadership is just moving. All refusals of a
-// node that does not lead are definite.
+// callLeader asks the node that leads p. All refusals of a node that does not
+// lead are definite.
 func (h *Handler) callLeader(ctx context.Context, p *metadata.Partition, name string, req, reply any) error {
+	return h.whileMoving(ctx, func() error {
+		if node := h.leaderNow(ctx, p); node != 0 {
+			return h.call(ctx, node, name, req, reply)
+		}
+		return leaderless("partition %d has no serving leader; retry, or see `logbroker cluster health`", p.ID)
+	})
+}
+
+// whileMoving tries again for about Options.PeerTimeout where the leadership is
+// just moving.
+func (h *Handler) whileMoving(ctx context.Context, try func() error) error {
 	waiting, cancel := context.WithTimeout(ctx, h.options.PeerTimeout)
 	defer cancel()
 	for {
-		var err error
-		if node := h.leaderNow(ctx, p); node != 0 {
-			err = h.call(ctx, node, name, req, reply)
-		} else {
-			err = &errcode.Error{
-				Code: errcode.LeaderNotAvailable, RetryAfter: leaderlessRetryAfter,
-				Message: fmt.Sprintf("partition %d has no serving leader; retry, or see `logbroker cluster health`", p.ID),
-			}
-		}
+		err := try()
 		switch errcode.Of(err) {
 		case errcode.NotLeaderOrFollower, errcode.LeaderNotAvailable:
 		default:
@@ -73,6 +73,12 @@ func (h *Handler) callLeader(ctx context.Context, p *metadata.Partition, name st
 	}
 }
 
+func leaderless(format string, args ...any) error {
+	e := errcode.New(errcode.LeaderNotAvailable, format, args...)
+	e.RetryAfter = leaderlessRetryAfter
+	return e
+}
+
 // otherReplica returns a node that holds p, is alive and does not lead; the
 // preferred leader first; 0 where there is none.
 func (h *Handler) otherReplica(p *metadata.Partition, leader uint64) uint64 {
@@ -84,33 +90,28 @@ func (h *Handler) otherReplica(p *metadata.Partition, leader uint64) uint64 {
 	return 0
 }
 
-// balanceLeaders asks for every partition to be led by its preferred leader,
-// where that node answers, and returns how many moves that took. A move that
-// fails is not counted; the next call tries it again.
+// balanceLeaders has the node that leads the metadata start to spread the
+// leaderships. It is that node's balancer, which does so by itself too, so that
+// the bound on moves at once holds for both together.
 func (h *Handler) balanceLeaders(ctx context.Context, _ protocol.Empty) (*protocol.BalanceReply, error) {
-	image := h.options.Metadata.Image()
-	v := h.gather(ctx, nodeIDs(image), nil)
-	type move struct{ shard, from, to uint64 }
-	var moves []move
-	for _, t := range image.Topics() {
-		for i := range t.Partitions {
-			p := &t.Partitions[i]
-			from, _ := v.leader(p.Shard)
-			to := p.Nodes()[0]
-			if s := v.replicas[p.Shard][to]; from != 0 && from != to && s != nil && s.State == stateRunning {
-				moves = append(moves, move{p.Shard, from, to})
-			}
+	reply := &protocol.BalanceReply{}
+	ask := protocol.NodeBalanceRequest{Version: protocol.ControlVersion}
+	err := h.whileMoving(ctx, func() error {
+		s, ok := h.options.MetadataRaft()
+		if !ok || s.Leader == 0 {
+			return leaderless("the metadata has no leader; retry, or see `logbroker cluster health`")
 		}
-	}
-	var moved atomic.Int64
-	inParallel(len(moves), callsMax, func(i int) {
-		m := moves[i]
-		ask := protocol.NodeTransferRequest{Version: protocol.ControlVersion, Shard: m.shard, To: m.to}
-		if err := h.call(ctx, m.from, protocol.VerbNodeTransfer, ask, &protocol.Empty{}); err != nil {
-			h.options.Logger.Warn("leadership was not moved", "shard", m.shard, "from", m.from, "to", m.to, "err", err)
-			return
-		}
-		moved.Add(1)
+		bounded, cancel := context.WithTimeout(ctx, h.options.PeerTimeout)
+		defer cancel()
+		return h.call(bounded, s.Leader, protocol.VerbNodeBalance, ask, reply)
 	})
-	return &protocol.BalanceReply{Moves: int(moved.Load())}, nil
+	return reply, err
+}
+
+// nodeBalance starts this node's balancer, if it is the one to ask.
+func (h *Handler) nodeBalance(_ context.Context, _ protocol.NodeBalanceRequest) (*protocol.BalanceReply, error) {
+	if s, ok := h.options.MetadataRaft(); !ok || s.Leader != h.options.NodeID {
+		return nil, errcode.New(errcode.NotLeaderOrFollower, "node %d does not lead the metadata; ask the node that does", h.options.NodeID)
+	}
+	return &protocol.BalanceReply{Moves: h.options.BalanceNow()}, nil
 }

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"context"
-	"fmt"
 	"reflect"
 	"sync"
 
@@ -72,7 +71,10 @@ func (h *Handler) checkNear(ctx context.Context, shard, node, applied uint64) er
 	var reply protocol.ReplicasReply
 	ask := protocol.ReplicasRequest{Version: protocol.ControlVersion, Shards: []uint64{shard}}
 	if err := h.call(ctx, node, protocol.VerbNodeReplicas, ask, &reply); err != nil {
-		return fmt.Errorf("node %d cannot take over: %w", node, err)
+		if errcode.Of(err).Retriable() { // a time-out is no unknown outcome here: nothing was moved
+			return errcode.New(errcode.LeaderNotAvailable, "node %d did not say how far its replica is, so it cannot take over now; try again in a moment (%v)", node, err)
+		}
+		return err
 	}
 	for _, s := range reply.Replicas {
 		if s.Shard == shard && s.State == stateRunning && s.Applied+transferLagMax >= applied {
@@ -129,6 +131,8 @@ func (h *Handler) callSelf(ctx context.Context, name string, req, reply any) err
 		return assign(reply)(h.nodeTransfer(ctx, req))
 	case protocol.NodeTrimRequest:
 		return assign(reply)(h.nodeTrim(ctx, req))
+	case protocol.NodeBalanceRequest:
+		return assign(reply)(h.nodeBalance(ctx, req))
 	case protocol.GroupRequest:
 		return assign(reply)(h.groupDescribe(ctx, req))
 	case protocol.Empty:

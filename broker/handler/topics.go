@@ -140,7 +140,7 @@ func describePartition(p *metadata.Partition, v view) protocol.PartitionDescript
 }
 
 func (h *Handler) topicDelete(ctx context.Context, req protocol.TopicRequest) (*protocol.Empty, error) {
-	return &protocol.Empty{}, h.options.Metadata.DeleteTopic(ctx, req.Name, "")
+	return &protocol.Empty{}, h.options.Metadata.DeleteTopic(ctx, req.Name, req.RequestID)
 }
 
 func (h *Handler) topicAlter(ctx context.Context, req protocol.TopicAlterRequest) (*protocol.TopicDescription, error) {
@@ -148,7 +148,7 @@ func (h *Handler) topicAlter(ctx context.Context, req protocol.TopicAlterRequest
 		return nil, errcode.New(errcode.InvalidRequest, "nothing to alter: give at least one setting; they are %s",
 			strings.Join(metadata.TopicSettings(), ", "))
 	}
-	t, err := h.options.Metadata.AlterTopic(ctx, req.Name, req.Config, "")
+	t, err := h.options.Metadata.AlterTopic(ctx, req.Name, req.Config, req.RequestID)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (h *Handler) topicAlter(ctx context.Context, req protocol.TopicAlterRequest
 }
 
 func (h *Handler) topicPartitions(ctx context.Context, req protocol.TopicPartitionsRequest) (*protocol.TopicDescription, error) {
-	t, err := h.options.Metadata.AddPartitions(ctx, req.Name, req.Partitions, "")
+	t, err := h.options.Metadata.AddPartitions(ctx, req.Name, req.Partitions, req.RequestID)
 	if err != nil {
 		return nil, err
 	}

@@ -144,14 +144,14 @@ func newTransferLeader(a *app) *cobra.Command {
 
 func newBalanceLeaders(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use: "balance-leaders", Short: "Move leaderships back to the preferred leaders", Args: cli.Args(cobra.NoArgs),
+		Use: "balance-leaders", Short: "Spread leaderships evenly over the nodes, a few moves at a time", Args: cli.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(cmd, func(ctx context.Context, b backend) error {
 				reply, err := b.BalanceLeaders(ctx)
 				if err != nil {
 					return err
 				}
-				return a.emit(reply, func(t *table) { t.printf("%d leaderships moved\n", reply.Moves) })
+				return a.emit(reply, func(t *table) { t.printf("%d leaderships have to move\n", reply.Moves) })
 			})
 		},
 	}

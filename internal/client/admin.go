@@ -8,7 +8,9 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// Admin has one method per verb of the control plane.
+// Admin has one method per verb of the control plane. A verb whose outcome is
+// not known is asked for again, see Client.Control, unless its method says that
+// it is not.
 type Admin struct{ c *Client }
 
 // Admin returns the control-plane verbs of c.
@@ -37,27 +39,31 @@ func (a Admin) DescribeTopic(ctx context.Context, name string) (*protocol.TopicD
 
 // DeleteTopic deletes a topic and its data.
 func (a Admin) DeleteTopic(ctx context.Context, name string) error {
-	r := protocol.TopicRequest{Version: protocol.ControlVersion, Name: name}
+	r := protocol.TopicRequest{Version: protocol.ControlVersion, Name: name, RequestID: nuid.Next()}
 	_, err := control[protocol.Empty](ctx, a.c, protocol.VerbTopicDelete, r)
 	return err
 }
 
 // AlterTopic changes settings of a topic.
 func (a Admin) AlterTopic(ctx context.Context, name string, config map[string]string) (*protocol.TopicDescription, error) {
-	r := protocol.TopicAlterRequest{Version: protocol.ControlVersion, Name: name, Config: config}
+	r := protocol.TopicAlterRequest{Version: protocol.ControlVersion, Name: name, Config: config, RequestID: nuid.Next()}
 	return control[protocol.TopicDescription](ctx, a.c, protocol.VerbTopicAlter, r)
 }
 
 // AddPartitions raises a topic's partition count to partitions.
 func (a Admin) AddPartitions(ctx context.Context, name string, partitions int32) (*protocol.TopicDescription, error) {
-	r := protocol.TopicPartitionsRequest{Version: protocol.ControlVersion, Name: name, Partitions: partitions}
+	r := protocol.TopicPartitionsRequest{Version: protocol.ControlVersion, Name: name, Partitions: partitions, RequestID: nuid.Next()}
 	return control[protocol.TopicDescription](ctx, a.c, protocol.VerbTopicPartitions, r)
 }
 
 // TrimTopic moves the log start of one partition (-1: of all) up to offset
-// (-1: the high watermark).
+// (-1: the high watermark). A trim to the high watermark is not repeated: by then
+// that may be above records which were not there when the caller asked.
 func (a Admin) TrimTopic(ctx context.Context, name string, partition int32, offset int64) (*protocol.TopicTrimReply, error) {
 	r := protocol.TopicTrimRequest{Version: protocol.ControlVersion, Name: name, Partition: partition, Offset: offset}
+	if offset < 0 {
+		return controlOnce[protocol.TopicTrimReply](ctx, a.c, protocol.VerbTopicTrim, r)
+	}
 	return control[protocol.TopicTrimReply](ctx, a.c, protocol.VerbTopicTrim, r)
 }
 
@@ -76,14 +82,20 @@ func (a Admin) Partitions(ctx context.Context) (*protocol.PartitionListReply, er
 	return control[protocol.PartitionListReply](ctx, a.c, protocol.VerbPartitions, protocol.Empty{})
 }
 
-// TransferLeader moves a partition's leadership to node to.
+// TransferLeader moves a partition's leadership to node to, 0 = any other. To
+// any other it is not repeated: that could move it back.
 func (a Admin) TransferLeader(ctx context.Context, topic string, partition int32, to uint64) error {
 	r := protocol.TransferLeaderRequest{Version: protocol.ControlVersion, Topic: topic, Partition: partition, To: to}
-	_, err := control[protocol.Empty](ctx, a.c, protocol.VerbTransferLeader, r)
+	ask := control[protocol.Empty]
+	if to == 0 {
+		ask = controlOnce[protocol.Empty]
+	}
+	_, err := ask(ctx, a.c, protocol.VerbTransferLeader, r)
 	return err
 }
 
-// BalanceLeaders asks for leaderships to move back to the preferred leaders.
+// BalanceLeaders asks for the leaderships to be spread evenly. It returns how
+// many moves that takes and does not wait for them; 0 means that they are even.
 func (a Admin) BalanceLeaders(ctx context.Context) (*protocol.BalanceReply, error) {
 	return control[protocol.BalanceReply](ctx, a.c, protocol.VerbBalanceLeaders, protocol.Empty{})
 }
@@ -98,15 +110,26 @@ func (a Admin) ShowRaft(ctx context.Context, topic string, partition int32) (*pr
 // NewProducerID asks for a fresh producer id.
 func (c *Client) NewProducerID(ctx context.Context) (*protocol.ProducerIDReply, error) {
 	var reply protocol.ProducerIDReply
-	if err := c.Control(ctx, protocol.PrefixMetadata+protocol.VerbProducerID, protocol.Empty{}, &reply); err != nil {
+	q := ControlCall{Subject: protocol.PrefixMetadata + protocol.VerbProducerID, Request: protocol.Empty{}, Reply: &reply}
+	if err := c.Control(ctx, q); err != nil {
 		return nil, err
 	}
 	return &reply, nil
 }
 
+// control asks for what may be repeated.
 func control[T any](ctx context.Context, c *Client, verb string, req any) (*T, error) {
 	var reply T
-	if err := c.Control(ctx, protocol.PrefixAdmin+verb, req, &reply); err != nil {
+	if err := c.Control(ctx, ControlCall{Subject: protocol.PrefixAdmin + verb, Request: req, Reply: &reply}); err != nil {
+		return nil, err
+	}
+	return &reply, nil
+}
+
+// controlOnce asks for what must not be carried out twice; see ControlCall.Once.
+func controlOnce[T any](ctx context.Context, c *Client, verb string, req any) (*T, error) {
+	var reply T
+	if err := c.Control(ctx, ControlCall{Subject: protocol.PrefixAdmin + verb, Request: req, Reply: &reply, Once: true}); err != nil {
 		return nil, err
 	}
 	return &reply, nil

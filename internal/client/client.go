@@ -36,6 +36,10 @@ type Options struct {
 	// RequestTimeout bounds a control request whose context has no deadline
 	// of its own. Default 10 s.
 	RequestTimeout time.Duration
+	// AdminAttempt is after how long without any reply an admin request is sent
+	// again: a node that has just died answers nothing. Replies to the earlier
+	// attempts still count, so what takes a node longer is not lost. Default 4 s.
+	AdminAttempt time.Duration
 }
 
 func (o *Options) setDefaults() {
@@ -47,6 +51,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.RequestTimeout <= 0 {
 		o.RequestTimeout = 10 * time.Second
+	}
+	if o.AdminAttempt <= 0 {
+		o.AdminAttempt = 4 * time.Second
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"logbroker/internal/client"
 	"logbroker/internal/client/clienttest"
 	"logbroker/internal/errcode"
@@ -86,24 +88,10 @@ func TestControlRepeatsRetriableRefusals(t *testing.T) {
 	}
 }
 
-func TestAdminDoesNotRepeatWhatMayHaveBeenDone(t *testing.T) {
-	b := clienttest.Start(t, 1)
-	b.OnControl("lb.a.topic_delete", func([]byte) (any, error) { return nil, nil })
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	if err := dial(t, b).Admin().DeleteTopic(ctx, "orders"); err == nil {
-		t.Fatal("no error")
-	}
-	if n := b.Count("lb.a.topic_delete"); n != 1 {
-		t.Fatalf("sent %d times", n)
-	}
-}
-
-func TestEveryAdminVerbAsksItsOwnSubject(t *testing.T) {
-	b := clienttest.Start(t, 1)
-	a := dial(t, b).Admin()
-	ctx := within(t)
-	calls := map[string]func() error{
+// adminCalls returns a call per admin verb, with arguments with which it may be
+// repeated.
+func adminCalls(ctx context.Context, a client.Admin) map[string]func() error {
+	return map[string]func() error{
 		protocol.VerbTopicCreate: func() error {
 			_, err := a.CreateTopic(ctx, protocol.TopicCreateRequest{Name: "x"})
 			return err
@@ -113,15 +101,20 @@ func TestEveryAdminVerbAsksItsOwnSubject(t *testing.T) {
 		protocol.VerbTopicDelete:     func() error { return a.DeleteTopic(ctx, "x") },
 		protocol.VerbTopicAlter:      func() error { _, err := a.AlterTopic(ctx, "x", nil); return err },
 		protocol.VerbTopicPartitions: func() error { _, err := a.AddPartitions(ctx, "x", 3); return err },
-		protocol.VerbTopicTrim:       func() error { _, err := a.TrimTopic(ctx, "x", 0, -1); return err },
+		protocol.VerbTopicTrim:       func() error { _, err := a.TrimTopic(ctx, "x", 0, 5); return err },
 		protocol.VerbClusterInfo:     func() error { _, err := a.ClusterInfo(ctx); return err },
 		protocol.VerbClusterHealth:   func() error { _, err := a.ClusterHealth(ctx); return err },
 		protocol.VerbPartitions:      func() error { _, err := a.Partitions(ctx); return err },
 		protocol.VerbTransferLeader:  func() error { return a.TransferLeader(ctx, "x", 0, 2) },
 		protocol.VerbBalanceLeaders:  func() error { _, err := a.BalanceLeaders(ctx); return err },
 		protocol.VerbRaftShow:        func() error { _, err := a.ShowRaft(ctx, "x", 0); return err },
+		protocol.VerbGroupList:       func() error { _, err := a.ListGroups(ctx); return err },
 	}
-	for verb, call := range calls {
+}
+
+func TestEveryAdminVerbAsksItsOwnSubject(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	for verb, call := range adminCalls(within(t), dial(t, b).Admin()) {
 		subject := protocol.PrefixAdmin + verb
 		b.OnControl(subject, func(body []byte) (any, error) {
 			if !json.Valid(body) {
@@ -132,6 +125,133 @@ func TestEveryAdminVerbAsksItsOwnSubject(t *testing.T) {
 		if err := call(); err != nil || b.Count(subject) != 1 {
 			t.Errorf("%s: %v, asked %d times", verb, err, b.Count(subject))
 		}
+	}
+}
+
+func timedOut() error { return errcode.New(errcode.RequestTimedOut, "no outcome in time") }
+
+func TestAdminRepeatsAfterAnUnknownOutcome(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	for verb, call := range adminCalls(within(t), dial(t, b).Admin()) {
+		subject := protocol.PrefixAdmin + verb
+		var bodies []string // only the broker's one goroutine appends
+		b.OnControl(subject, func(body []byte) (any, error) {
+			if bodies = append(bodies, string(body)); len(bodies) < 3 {
+				return nil, timedOut()
+			}
+			return protocol.Empty{}, nil
+		})
+		if err := call(); err != nil || b.Count(subject) != 3 {
+			t.Errorf("%s: %v, asked %d times", verb, err, b.Count(subject))
+			continue
+		}
+		if bodies[1] != bodies[0] || bodies[2] != bodies[0] {
+			t.Errorf("%s: the repeats are other requests: %q", verb, bodies)
+		}
+	}
+}
+
+func TestChangesOfTopicsCarryARequestIDOfTheirOwn(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	calls := adminCalls(within(t), dial(t, b).Admin())
+	seen := map[string]bool{}
+	for _, verb := range []string{protocol.VerbTopicCreate, protocol.VerbTopicDelete, protocol.VerbTopicAlter, protocol.VerbTopicPartitions} {
+		ids := make(chan string, 1)
+		b.OnControl(protocol.PrefixAdmin+verb, func(body []byte) (any, error) {
+			var r struct {
+				RequestID string `json:"request_id"`
+			}
+			err := json.Unmarshal(body, &r)
+			ids <- r.RequestID
+			return protocol.Empty{}, err
+		})
+		for range 2 {
+			if err := calls[verb](); err != nil {
+				t.Fatal(err)
+			}
+			if id := <-ids; id == "" || seen[id] {
+				t.Errorf("%s: request id %q", verb, id)
+			} else {
+				seen[id] = true
+			}
+		}
+	}
+}
+
+func TestAdminDoesNotRepeatWhatMayHaveBeenDone(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	c, err := client.Dial(within(t), b.URLs()[:1], client.Options{AdminAttempt: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	for verb, call := range map[string]func(context.Context) error{
+		protocol.VerbTransferLeader: func(ctx context.Context) error { return c.Admin().TransferLeader(ctx, "x", 0, 0) },
+		protocol.VerbTopicTrim:      func(ctx context.Context) error { _, err := c.Admin().TrimTopic(ctx, "x", 0, -1); return err },
+	} {
+		subject := protocol.PrefixAdmin + verb
+		b.OnControl(subject, func([]byte) (any, error) { return nil, timedOut() })
+		if err := call(within(t)); errcode.Of(err) != errcode.RequestTimedOut || b.Count(subject) != 1 {
+			t.Errorf("%s, told that it timed out: %v, sent %d times", verb, err, b.Count(subject))
+		}
+		b.OnControl(subject, func([]byte) (any, error) { return nil, nil })
+		ctx, cancel := context.WithTimeout(within(t), 50*time.Millisecond)
+		defer cancel()
+		if err := call(ctx); err == nil || b.Count(subject) != 2 {
+			t.Errorf("%s, not answered: %v, sent %d times", verb, err, b.Count(subject)-1)
+		}
+	}
+}
+
+func TestTheReplyToAnEarlierAttemptCounts(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	c, err := client.Dial(within(t), b.URLs()[:1], client.Options{AdminAttempt: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	const subject = protocol.PrefixAdmin + protocol.VerbTopicDescribe
+	sent := make(chan struct{}, 1000)
+	overhear(t, b, subject, func() { sent <- struct{}{} })
+	first := true // only the broker's one goroutine looks
+	b.OnControl(subject, func([]byte) (any, error) {
+		if !first {
+			return nil, nil // lost
+		}
+		first = false
+		<-sent
+		<-sent // the second attempt
+		return protocol.TopicDescription{Name: "first"}, nil
+	})
+	d, err := c.Admin().DescribeTopic(within(t), "x")
+	if err != nil || d.Name != "first" {
+		t.Fatal(d, err)
+	}
+}
+
+// overhear calls on for each message on a subject.
+func overhear(t *testing.T, b *clienttest.Broker, subject string, on func()) {
+	t.Helper()
+	nc, err := nats.Connect(b.URLs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if _, err := nc.Subscribe(subject, func(*nats.Msg) { on() }); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAdminEndsWithItsContextAndSaysWhy(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	b.OnControl(protocol.PrefixAdmin+protocol.VerbTransferLeader, func([]byte) (any, error) { return nil, timedOut() })
+	ctx, cancel := context.WithTimeout(within(t), 200*time.Millisecond)
+	defer cancel()
+	if err := dial(t, b).Admin().TransferLeader(ctx, "x", 0, 2); errcode.Of(err) != errcode.RequestTimedOut {
+		t.Fatal(err)
 	}
 }
 

@@ -76,7 +76,7 @@ func (c *Client) GroupOnce(ctx context.Context, g GroupCall) error {
 	answers := make(chan answer, 8) // more coordinators there never were
 	timeout := cmp.Or(g.Within, groupAttempt) + g.Hold
 	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: timeout},
-		func(data []byte, err error) { offer(answers, answer{data, err}) })
+		func(data []byte, err error) { offer(answers, answer{data: data, err: err}) })
 	if err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func (c *Client) wantOld() {
 func (c *Client) Metadata(ctx context.Context, topics ...string) (*protocol.MetadataReply, error) {
 	req := protocol.MetadataRequest{Version: protocol.ControlVersion, Topics: topics}
 	var reply protocol.MetadataReply
-	if err := c.Control(ctx, protocol.PrefixMetadata+protocol.VerbMetadata, req, &reply); err != nil {
+	if err := c.Control(ctx, ControlCall{Subject: protocol.PrefixMetadata + protocol.VerbMetadata, Request: req, Reply: &reply}); err != nil {
 		return nil, err
 	}
 	for _, conn := range c.apply(&reply, topics) {

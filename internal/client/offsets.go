@@ -54,7 +54,7 @@ func (c *Client) offsetsOnce(ctx context.Context, topic string, partition int32,
 		if err == nil && c.oldRefusal(data, leader.Epoch) {
 			return // another replica may still answer
 		}
-		offer(done, answer{data, err})
+		offer(done, answer{data: data, err: err})
 	})
 	if err != nil {
 		return protocol.OffsetsReply{}, err

@@ -235,9 +235,6 @@ func (c *Cluster) StopAll() {
 }
 
 func (c *Cluster) end() {
-	if c.client != nil {
-		c.client.Close()
-	}
 	c.StopAll()
 	if c.tb.Failed() {
 		c.tb.Logf("log of the nodes:\n%s", c.logs.tail())
@@ -293,13 +290,25 @@ func (c *Cluster) URLs() []string {
 // closes it.
 func (c *Cluster) Client() *client.Client {
 	c.tb.Helper()
-	c.clientOnce.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-		defer cancel()
-		var err error
-		if c.client, err = client.Dial(ctx, c.URLs(), c.options.Client); err != nil {
-			c.tb.Fatalf("connecting to the cluster: %v", err)
-		}
-	})
+	c.clientOnce.Do(func() { c.client = c.connect(c.URLs()...) })
 	return c.client
+}
+
+// ClientOf returns a new client that is connected to one node, which so is the
+// one that answers its control requests; the test's end closes it.
+func (c *Cluster) ClientOf(id uint64) *client.Client {
+	c.tb.Helper()
+	return c.connect(c.Info(id).ClientURL)
+}
+
+func (c *Cluster) connect(urls ...string) *client.Client {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	out, err := client.Dial(ctx, urls, c.options.Client)
+	if err != nil {
+		c.tb.Fatalf("connecting to the cluster: %v", err)
+	}
+	c.tb.Cleanup(out.Close)
+	return out
 }

@@ -320,10 +320,7 @@ func TestGroupOffsetsAndLag(t *testing.T) {
 	if err := seek(1, false); err != nil || c.committed("g")[p0] != 1 {
 		t.Errorf("seek: %v, %v", err, c.committed("g"))
 	}
-	list := call(c, "list groups", func(ctx context.Context) (*protocol.GroupListReply, error) {
-		var reply protocol.GroupListReply
-		return &reply, c.Client().Control(ctx, protocol.PrefixAdmin+protocol.VerbGroupList, protocol.Empty{}, &reply)
-	})
+	list := call(c, "list groups", c.Client().Admin().ListGroups)
 	if len(list.Groups) != 1 || list.Groups[0].State != protocol.GroupEmpty || len(list.Unreachable) != 0 {
 		t.Errorf("%+v", list)
 	}

@@ -35,6 +35,7 @@ const (
 	VerbNodeReplicas = "replicas" // ReplicasRequest → ReplicasReply
 	VerbNodeTransfer = "transfer" // NodeTransferRequest → Empty
 	VerbNodeTrim     = "trim"     // NodeTrimRequest → TopicTrimPartition
+	VerbNodeBalance  = "balance"  // NodeBalanceRequest → BalanceReply
 )
 
 // Empty is a request or reply without fields.
@@ -141,24 +142,29 @@ type TopicCreateRequest struct {
 	RequestID  string            `json:"request_id,omitempty"`
 }
 
-// TopicRequest names a topic.
+// TopicRequest names a topic. RequestID makes the retry of a delete
+// recognisable: it is answered as the first was.
 type TopicRequest struct {
-	Version int    `json:"version"`
-	Name    string `json:"name"`
+	Version   int    `json:"version"`
+	Name      string `json:"name"`
+	RequestID string `json:"request_id,omitempty"`
 }
 
-// TopicAlterRequest changes settings of a topic.
+// TopicAlterRequest changes settings of a topic. RequestID as in TopicRequest.
 type TopicAlterRequest struct {
-	Version int               `json:"version"`
-	Name    string            `json:"name"`
-	Config  map[string]string `json:"config"`
+	Version   int               `json:"version"`
+	Name      string            `json:"name"`
+	Config    map[string]string `json:"config"`
+	RequestID string            `json:"request_id,omitempty"`
 }
 
 // TopicPartitionsRequest raises a topic's partition count to Partitions.
+// RequestID as in TopicRequest.
 type TopicPartitionsRequest struct {
 	Version    int    `json:"version"`
 	Name       string `json:"name"`
 	Partitions int32  `json:"partitions"`
+	RequestID  string `json:"request_id,omitempty"`
 }
 
 // TopicTrimRequest moves the log start of one partition (or of all, -1) up to
@@ -268,7 +274,8 @@ type TransferLeaderRequest struct {
 	To        uint64 `json:"to"`
 }
 
-// BalanceReply says how many leaderships were asked to move.
+// BalanceReply says how many leaderships have to move until they are even; they
+// move a few at a time, and the reply does not wait for them.
 type BalanceReply struct {
 	Moves int `json:"moves"`
 }
@@ -335,6 +342,12 @@ type NodeTransferRequest struct {
 	Version int    `json:"version"`
 	Shard   uint64 `json:"shard"`
 	To      uint64 `json:"to"`
+}
+
+// NodeBalanceRequest asks the node that leads the metadata to spread the
+// leaderships.
+type NodeBalanceRequest struct {
+	Version int `json:"version"`
 }
 
 // NodeTrimRequest asks the leader's node to trim a partition.
