@@ -418,11 +418,12 @@ func (f *founding) groupsStarted() error {
 	return f.ids.update(func(id *identity) { id.GroupsStarted = true })
 }
 
-// applied records how far the metadata replica's log is known to reach.
-func (f *founding) applied(index uint64) error {
+// reached records how far the logs are known to reach, by shard, if that is
+// further than is recorded.
+func (f *founding) reached(indexes map[uint64]uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.ids.update(func(id *identity) { id.MetadataApplied = max(id.MetadataApplied, index) })
+	return f.ids.reached(indexes)
 }
 
 // announce says hello to every configured address until it answered once, so

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"fmt"
-
 	"logbroker/broker/groups"
 	"logbroker/internal/raftnode"
 )
@@ -24,45 +22,29 @@ func (b *Broker) newGroups() *groups.Host {
 // startGroups starts this node's replicas of the coordinator shards. The
 // founders hold them, as they hold the voters of the metadata shard; the replica
 // id is the node id.
-//
-// The order is as for partitions: the Raft log knows all replicas, then the mark
-// that they are started, then they start. So a marked replica that the Raft log
-// does not know has lost its log and must never vote again, and one whose first
-// start a crash prevented has not.
 func (b *Broker) startGroups() error {
-	id, shards := b.founding.identity(), b.store.Image().GroupShards
-	if id.Joined || shards == 0 {
+	id := b.founding.identity()
+	if id.Joined {
 		return nil
 	}
-	members := map[uint64]string{}
-	for _, m := range id.Founders {
-		members[m.NodeID] = m.Incarnation
+	start := &memoryShards{
+		started: id.GroupsStarted, reached: id.reached, mark: b.founding.groupsStarted, raftDir: b.dirs.raft,
+		start: func(s raftnode.Shard) error { return b.raft.StartInMemory(s, b.groups.StateMachine) },
 	}
-	for i := range shards {
-		shard := raftnode.Shard{ID: groups.FirstShard + uint64(i), Replica: id.NodeID, Members: members}
-		if id.GroupsStarted && !b.raft.HasReplica(shard.ID, shard.Replica) {
-			return fmt.Errorf("the Raft log of consumer group shard %d is gone from %s: this node must not vote again; "+
-				"give it empty directories and a node_id that was never used, and join it through cluster.seeds", shard.ID, b.dirs.raft)
-		}
-		if err := b.raft.BootstrapInMemory(shard); err != nil {
-			return err
-		}
-	}
-	if !id.GroupsStarted {
-		if err := b.founding.groupsStarted(); err != nil {
-			return err
-		}
-	}
-	for i := range shards {
-		err := b.raft.StartInMemory(raftnode.Shard{
+	for i := range b.store.Image().GroupShards {
+		shard := raftnode.Shard{
 			ID: groups.FirstShard + uint64(i), Replica: id.NodeID,
 			SnapshotEntries: groupsSnapshotEntries, CompactionOverhead: groupsSnapshotEntries / 4,
-		}, b.groups.StateMachine)
-		if err != nil {
-			return err
 		}
+		if !id.GroupsStarted {
+			shard.Members = id.members()
+		}
+		start.shards = append(start.shards, shard)
 	}
-	return nil
+	if len(start.shards) == 0 {
+		return nil
+	}
+	return start.run(b.raft)
 }
 
 // handOverGroups asks living founders to coordinate in this node's place. Nobody

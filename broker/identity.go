@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
 
+	"logbroker/broker/metadata"
 	"logbroker/internal/storage"
 )
 
@@ -53,9 +55,52 @@ type identity struct {
 	// GroupsStarted: the Raft log knows this node's replicas of the coordinator
 	// shards of consumer groups, and they may have run.
 	GroupsStarted bool `json:"groups_started,omitempty"`
-	// MetadataApplied is an index that the metadata replica had applied, so its
-	// Raft log reaches at least there unless it was cut short. It only rises.
-	MetadataApplied uint64 `json:"metadata_applied"`
+	// MetadataApplied is an index up to which the metadata was committed and
+	// durable on this node, so its Raft log reaches at least there unless it was
+	// cut short. GroupsApplied is the same for the coordinator shards, by shard
+	// id. They only rise.
+	MetadataApplied uint64            `json:"metadata_applied"`
+	GroupsApplied   map[uint64]uint64 `json:"groups_applied,omitempty"`
+}
+
+// members returns the founders as the first members of a shard.
+func (id *identity) members() map[uint64]string {
+	out := make(map[uint64]string, len(id.Founders))
+	for _, m := range id.Founders {
+		out[m.NodeID] = m.Incarnation
+	}
+	return out
+}
+
+// reached returns the index that the log of shard is recorded to have reached.
+func (id *identity) reached(shard uint64) uint64 {
+	if shard == metadata.ShardID {
+		return id.MetadataApplied
+	}
+	return id.GroupsApplied[shard]
+}
+
+// raise records that logs reach as far as indexes says, and reports whether that
+// is further than what was recorded. The map is replaced, never written: copies
+// of id share it.
+func (id *identity) raise(indexes map[uint64]uint64) (further bool) {
+	applied := make(map[uint64]uint64, len(indexes))
+	maps.Copy(applied, id.GroupsApplied)
+	for shard, index := range indexes {
+		if index <= id.reached(shard) {
+			continue
+		}
+		further = true
+		if shard == metadata.ShardID {
+			id.MetadataApplied = index
+		} else {
+			applied[shard] = index
+		}
+	}
+	if further && len(applied) > 0 {
+		id.GroupsApplied = applied
+	}
+	return further
 }
 
 // identityStore keeps the two copies of an identity.
@@ -149,7 +194,8 @@ func mergeCopies(a, b *identity) identity {
 	}
 	id.MetadataStarted = a.MetadataStarted || b.MetadataStarted
 	id.GroupsStarted = a.GroupsStarted || b.GroupsStarted
-	id.MetadataApplied = max(a.MetadataApplied, b.MetadataApplied)
+	id.raise(b.GroupsApplied)
+	id.raise(map[uint64]uint64{metadata.ShardID: b.MetadataApplied})
 	return id
 }
 
@@ -195,15 +241,35 @@ func (s *identityStore) update(change func(*identity)) error {
 }
 
 func (s *identityStore) write() error {
+	if s.id.ClusterID == "" {
+		return s.writeTo(s.dataDir, s.raftDir) // a new identity starts in data_dir
+	}
+	return s.writeTo(s.raftDir, s.dataDir)
+}
+
+// reached records durably how far logs reach, where that is further than is
+// recorded. The copy in data_dir is enough, and half of the syncs: it outlives an
+// old Raft directory that is put back, and an old data directory beside a whole
+// Raft log does no harm.
+func (s *identityStore) reached(indexes map[uint64]uint64) error {
+	before := s.id
+	if !s.id.raise(indexes) {
+		return nil
+	}
+	err := s.writeTo(s.dataDir)
+	if err != nil {
+		s.id = before // so that the next call tries again
+	}
+	return err
+}
+
+// writeTo replaces the copies in dirs, one after the other.
+func (s *identityStore) writeTo(dirs ...string) error {
 	raw, err := json.MarshalIndent(s.id, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the node's identity: %w", err)
 	}
-	order := []string{s.raftDir, s.dataDir}
-	if s.id.ClusterID == "" {
-		order = []string{s.dataDir, s.raftDir} // a new identity starts in data_dir
-	}
-	for _, dir := range order {
+	for _, dir := range dirs {
 		if err := storage.WriteFileAtomic(storage.OS(), filepath.Join(dir, identityFile), append(raw, '\n')); err != nil {
 			return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, identityFile), err)
 		}

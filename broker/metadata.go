@@ -2,10 +2,8 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"logbroker/broker/handler"
 	"logbroker/broker/metadata"
@@ -21,37 +19,21 @@ const metadataSnapshotEntries = 2048
 // least as new as this start.
 func (b *Broker) startMetadata(ctx context.Context) error {
 	id := b.founding.identity()
-	if id.MetadataStarted && !b.raft.HasReplica(metadata.ShardID, id.NodeID) {
-		return errors.New("the Raft log of the metadata is gone from " + b.dirs.raft + ": this node must not vote again; " +
-			"give it empty directories and a node_id that was never used, and join it through cluster.seeds")
-	}
-	if err := b.checkMetadataLog(id); err != nil {
-		return err
-	}
 	shard := raftnode.Shard{
 		ID: metadata.ShardID, Replica: id.NodeID, NonVoting: id.Joined,
 		SnapshotEntries: metadataSnapshotEntries, CompactionOverhead: metadataSnapshotEntries / 4,
 	}
-	if !id.MetadataStarted {
-		if id.Joined {
-			shard.Join = true
-		} else {
-			shard.Members = map[uint64]string{}
-			for _, m := range id.Founders {
-				shard.Members[m.NodeID] = m.Incarnation
-			}
-		}
-		// After the replica is known to the Raft log, and before that log is first
-		// written: from here on a replica that is not known has lost its log.
-		if err := b.raft.BootstrapInMemory(shard); err != nil {
-			return err
-		}
-		if err := b.founding.started(); err != nil {
-			return err
-		}
+	if id.Joined {
+		shard.Join = !id.MetadataStarted
+	} else if !id.MetadataStarted {
+		shard.Members = id.members()
 	}
 	b.store.Attach(b.raft)
-	if err := b.raft.StartInMemory(shard, b.store.StateMachine); err != nil {
+	start := &memoryShards{
+		shards: []raftnode.Shard{shard}, started: id.MetadataStarted, reached: id.reached, mark: b.founding.started, raftDir: b.dirs.raft,
+		start: func(s raftnode.Shard) error { return b.raft.StartInMemory(s, b.store.StateMachine) },
+	}
+	if err := start.run(b.raft); err != nil {
 		return err
 	}
 	if err := b.firstBarrier(ctx, id); err != nil {
@@ -64,49 +46,6 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	return b.store.Found(ctx, metadata.Founding{
 		ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults(), GroupShards: b.config.Groups.CoordinatorShards,
 	})
-}
-
-// checkMetadataLog refuses a metadata log that ends before what this node had
-// applied: a log that was cut short must not vote, for it has forgotten what it
-// acknowledged.
-func (b *Broker) checkMetadataLog(id identity) error {
-	if !id.MetadataStarted {
-		return nil
-	}
-	end, err := b.raft.LogEnd(metadata.ShardID, id.NodeID)
-	if err != nil {
-		return err
-	}
-	if end < id.MetadataApplied {
-		return fmt.Errorf("the Raft log of the metadata in %s ends at index %d, but this node had applied index %d: the log was cut short or an old copy was put back, "+
-			"and it must not vote again; give the node empty directories and a node_id that was never used, and join it through cluster.seeds",
-			b.dirs.raft, end, id.MetadataApplied)
-	}
-	return nil
-}
-
-// watermarkInterval is how often the applied metadata index is recorded, at most.
-const watermarkInterval = time.Second
-
-// keepWatermark records how far the metadata is applied, until ctx ends. What is
-// younger than the last record can be cut off unnoticed.
-func (b *Broker) keepWatermark(ctx context.Context) {
-	for {
-		index := b.store.Image().Index
-		if err := b.founding.applied(index); err != nil {
-			b.logger.Error("cannot record how far the metadata log reaches", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(watermarkInterval):
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-b.store.Changed(index):
-		}
-	}
 }
 
 // firstBarrier returns when the image is at least as new as this start. A later
