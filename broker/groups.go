@@ -15,7 +15,7 @@ func (b *Broker) newGroups() *groups.Host {
 	return groups.NewHost(groups.Options{
 		NodeID: b.config.Cluster.NodeID, Raft: groups.NodeRaft{Node: b.raft}, Metadata: b.store,
 		SessionTimeout: g.SessionTimeout, HeartbeatInterval: g.HeartbeatInterval, OffsetRetention: g.OffsetRetention,
-		Logger: b.logger, Metrics: b.metrics,
+		Clock: b.nats.Now, ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, Metrics: b.metrics,
 	})
 }
 

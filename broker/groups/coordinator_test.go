@@ -308,3 +308,32 @@ func TestUnusedGroupsAndOffsetsOfDeletedTopicsGo(t *testing.T) {
 		}
 	})
 }
+
+func TestACoordinatorWhoseClockIsWrongExpiresNoGroup(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.host.Commit(t.Context(), protocol.CommitRequest{
+			Group: "g", MemberEpoch: protocol.MemberEpochNone, Offsets: []protocol.CommittedOffset{{Topic: "t", Offset: 1}},
+		}, func(_ *protocol.CommitReply, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		r.ahead.Store(int64(24 * time.Hour))
+		r.untrusted.Store(true)
+		r.pass(2 * time.Minute)
+		if got := r.host.List().Groups; len(got) != 1 {
+			t.Fatal("a clock a day ahead took a group that was empty for two minutes")
+		}
+		r.ahead.Store(0)
+		r.untrusted.Store(false)
+		r.pass(30 * time.Minute)
+		if got := r.host.List().Groups; len(got) != 1 {
+			t.Fatal("the group went before its time")
+		}
+		r.pass(time.Hour)
+		if got := r.host.List().Groups; len(got) != 0 {
+			t.Errorf("with a trusted clock a group outlives its retention: %+v", got)
+		}
+	})
+}

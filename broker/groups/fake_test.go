@@ -181,6 +181,9 @@ type rig struct {
 	meta  *fakeMetadata
 	c     *coordinator
 	epoch map[string]int32 // of members, from their last answers
+	// ahead is by how much this node's clock is wrong, which it may know.
+	ahead     atomic.Int64
+	untrusted atomic.Bool
 }
 
 // inBubble runs test with a rig that leads its shard and knows topic t with 6
@@ -192,7 +195,8 @@ func inBubble(t *testing.T, test func(r *rig)) {
 		r.meta.topics(t, map[string]int{"t": 6})
 		r.host = NewHost(Options{
 			NodeID: 1, Raft: r.raft, Metadata: r.meta, SessionTimeout: 10 * time.Second, HeartbeatInterval: 3 * time.Second,
-			OffsetRetention: time.Hour,
+			OffsetRetention: time.Hour, ClockTrusted: func() bool { return !r.untrusted.Load() },
+			Clock: func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) },
 		})
 		r.raft.machine = r.host.StateMachine(FirstShard, 1).(*machine)
 		r.c = r.host.coordinators[FirstShard]

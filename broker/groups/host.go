@@ -87,9 +87,14 @@ type Options struct {
 	// ProposeTimeout bounds one proposal. Default 4 s.
 	ProposeTimeout time.Duration
 
-	Clock   func() time.Time // stamps commits; default time.Now
-	Logger  *slog.Logger     // default: discard
-	Metrics Metrics          // default: none
+	Clock func() time.Time // stamps entries; default time.Now
+	// ClockTrusted reports whether this node's clock agrees with the other nodes'.
+	// While it does not, no group expires: a clock a day ahead would let offsets
+	// go a day early. Default: always.
+	ClockTrusted func() bool
+
+	Logger  *slog.Logger // default: discard
+	Metrics Metrics      // default: none
 }
 
 func (o Options) withDefaults() Options {
@@ -109,6 +114,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.ClockTrusted == nil {
+		o.ClockTrusted = func() bool { return true }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -143,20 +143,27 @@ func (g *group) saw() bool {
 }
 
 // housekeep has groups deleted that were empty for too long, and offsets of
-// topics that are no more.
+// topics that are no more. Age counts only while the clock is trusted.
 func (c *coordinator) housekeep() {
-	image := c.options.Metadata.Image()
+	image, trusted := c.options.Metadata.Image(), c.options.ClockTrusted()
+	spared := 0
 	before := c.options.Clock().Add(-c.options.OffsetRetention).UnixMilli()
 	var ops []operation
 	c.machine.read(func(s *state) {
 		for name, g := range s.groups {
-			if len(g.members) == 0 && g.emptySinceMs < before {
+			old := len(g.members) == 0 && g.emptySinceMs < before
+			if old && !trusted {
+				spared++
+			} else if old {
 				ops = append(ops, operation{Kind: opExpired, Group: name, SinceMs: g.emptySinceMs})
 			} else if gone := g.gone(image); len(gone) > 0 {
 				ops = append(ops, operation{Kind: opPurge, Group: name, Gone: gone})
 			}
 		}
 	})
+	if spared > 0 {
+		c.logger.Warn("groups do not expire: this node's clock differs from the other nodes' by more than a minute; correct it", "groups", spared)
+	}
 	for _, op := range ops {
 		c.submit(op, func(o outcome, err error) {
 			c.logger.Debug("group housekeeping", "group", op.Group, "kind", op.Kind, "err", err, "reason", o.Message)

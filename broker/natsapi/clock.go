@@ -1,6 +1,10 @@
 package natsapi
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // clockSkewMax is how far a node's clock may be from the others' before it must
 // not decide what is old. It is far more than a broadcast takes on its way.
@@ -21,6 +25,24 @@ func (s skews) trusted() bool {
 		}
 	}
 	return 2*far <= len(s)
+}
+
+// correction returns by how much this node's clock is behind the others' where it
+// is not trusted: what the middle one of them says. 0 where it is trusted.
+func (s skews) correction() time.Duration {
+	if s.trusted() {
+		return 0
+	}
+	sorted := slices.Sorted(maps.Values(s))
+	return sorted[len(sorted)/2]
+}
+
+// Now returns the time as the cluster sees it, which is this node's while its
+// clock is trusted. For stamps that other nodes will judge the age by.
+func (s *Server) Now() time.Time {
+	s.leaders.mu.Lock()
+	defer s.leaders.mu.Unlock()
+	return time.Now().Add(s.leaders.skews.correction())
 }
 
 // ClockTrusted reports whether this node's clock agrees with those of the nodes
