@@ -3,20 +3,25 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test race tidy check bench speed
+.PHONY: all build vet lint arch test test-peers race tidy check bench speed
 
 all: check
 
+# bench/peers is a module of its own: what logbroker is compared with is none
+# of the product's dependencies.
 build:
 	$(GO) build ./...
+	$(GO) build -C bench/peers -o /dev/null ./...
 
 vet:
 	$(GO) vet ./...
+	$(GO) vet -C bench/peers ./...
 
 # The linter is pinned in tools/go.mod, a module of its own, so that the
 # product's dependencies do not grow by it.
 lint:
 	$(TOOL) golangci-lint run ./...
+	cd bench/peers && $(GO) tool -modfile=../../tools/go.mod golangci-lint run ./...
 
 # Layers, sizes, names, and that the documents name code that exists.
 arch:
@@ -25,6 +30,10 @@ arch:
 test:
 	$(GO) test ./...
 
+# The peers' own smoke tests: each starts three brokers.
+test-peers:
+	$(GO) test -C bench/peers ./...
+
 race:
 	$(GO) test -race ./...
 
@@ -32,6 +41,7 @@ race:
 tidy:
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
+	cd bench/peers && $(GO) mod tidy -diff
 
 check: build vet lint arch race tidy
 
