@@ -54,6 +54,7 @@ func Layers() map[string]Rule {
 		"internal/units":               {},
 		"internal/murmur2":             {},
 		"internal/e2e":                 {},
+		"internal/history":             {},
 		"internal/metrics":             {Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
 		"internal/storage":             {Third: []string{vfs, "golang.org/x/sys"}},
 		"internal/storage/storagetest": {Own: []string{"internal/storage"}},
