@@ -84,7 +84,7 @@ func Defaults() Spec {
 
 // Limits of a Spec.
 const (
-	recordSizeMin     = 8 // a send time has to fit in
+	recordSizeMin     = 16 // a send time has to fit in; see stamp
 	jsonRecordSizeMin = 64
 	recordSizeMax     = 1 << 20
 )

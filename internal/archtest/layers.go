@@ -93,7 +93,7 @@ func Layers() map[string]Rule {
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"bench/procs":      {Never: neverInLoad},
-		"bench/load":       {Own: []string{"bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
+		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
 		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
 		"internal/cluster": {Own: []string{"broker", "config", "internal/client", "internal/protocol"}},
