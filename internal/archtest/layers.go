@@ -93,6 +93,8 @@ func Layers() map[string]Rule {
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"bench/procs":      {Never: neverInLoad},
+		"bench/compare":    {Own: []string{"bench/load", "bench/procs"}, Never: neverInLoad},
+		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
 		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
