@@ -123,6 +123,15 @@ func (p *Partition) Earliest() int64 {
 	return p.machine.LogStart()
 }
 
+// HighWatermark returns this replica's high watermark, which may lag behind the
+// leader's and never falls; 0 where the replica is quarantined.
+func (p *Partition) HighWatermark() int64 {
+	if p.machine == nil {
+		return 0
+	}
+	return p.machine.HighWatermark()
+}
+
 // Latest returns the high watermark as of some moment during the call, over all
 // replicas: it has the leadership confirmed by a majority. Only the serving
 // leader answers.

@@ -50,7 +50,7 @@ func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func
 	}
 	reply, at := h.resolveOffsets(ctx, req.Offsets, &op)
 	if len(op.Offsets) == 0 {
-		done(reply, nil)
+		done(reply, c.mayCommit(op))
 		return
 	}
 	c.submit(op, func(o outcome, err error) {
@@ -71,6 +71,30 @@ func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func
 		c.options.Metrics.OffsetsCommitted(stored)
 		done(reply, nil)
 	})
+}
+
+// mayCommit refuses a commit of which nothing is left to store, as storing
+// something would: who is no member any more is told that first.
+func (c *coordinator) mayCommit(op operation) (err error) {
+	c.machine.read(func(s *state) {
+		switch g := s.groups[op.Group]; {
+		case op.Kind == opStore && g != nil && len(g.members) > 0:
+			err = errNotEmpty(g)
+		case op.Kind == opCommit:
+			_, m, no := s.memberOf(op)
+			switch {
+			case m == nil:
+				err = no.err()
+			case op.Epoch > m.epoch:
+				err = refusedEpoch(op, m).err()
+			}
+		}
+	})
+	return err
+}
+
+func errNotEmpty(g *group) error {
+	return errcode.New(errcode.NonEmptyGroup, "group %q has %d members; stop them first, then its offsets can be moved", g.name, len(g.members))
 }
 
 func checkCommit(req *protocol.CommitRequest) error {
@@ -303,14 +327,8 @@ func (h *Host) Seek(ctx context.Context, req protocol.GroupSeekRequest) (*protoc
 		return reply, nil
 	}
 	if req.DryRun {
-		members := 0
-		c.machine.read(func(s *state) {
-			if g := s.groups[req.Group]; g != nil {
-				members = len(g.members)
-			}
-		})
-		if members > 0 {
-			return nil, errcode.New(errcode.NonEmptyGroup, "group %q has %d members; stop them first, then its offsets can be moved", req.Group, members)
+		if err := c.mayCommit(op); err != nil {
+			return nil, err
 		}
 		return reply, nil
 	}

@@ -50,6 +50,7 @@ func verbs(p Plane) map[string]verb {
 		protocol.VerbNodeTransfer: control((*Handler).nodeTransfer),
 		protocol.VerbNodeTrim:     control((*Handler).nodeTrim),
 		protocol.VerbNodeBalance:  control((*Handler).nodeBalance),
+		protocol.VerbNodeEnds:     control((*Handler).nodeEnds),
 		protocol.VerbNodeGroups:   control((*Handler).nodeGroups),
 		protocol.VerbNodeGroup:    control((*Handler).groupDescribe),
 	}

@@ -187,6 +187,12 @@ func (r *fakeReplica) waiting() int {
 
 func (r *fakeReplica) Earliest() int64 { return r.start }
 
+func (r *fakeReplica) HighWatermark() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.end()
+}
+
 func (r *fakeReplica) Latest(ctx context.Context) (int64, error) {
 	if r.latest != nil {
 		return r.latest(ctx)

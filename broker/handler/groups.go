@@ -54,14 +54,7 @@ func groupVerbs() (quick, waiting map[string]groupVerb) {
 			}
 			h.options.Groups.Heartbeat(req, func(r *protocol.HeartbeatReply, err error) { call.done(r, err) })
 		},
-		protocol.VerbGroupCommit: func(h *Handler, call groupCall) {
-			req, err := decodeGroup[protocol.CommitRequest](call)
-			if err != nil {
-				call.done(nil, err)
-				return
-			}
-			h.options.Groups.Commit(call.ctx, req, func(r *protocol.CommitReply, err error) { call.done(r, err) })
-		},
+		protocol.VerbGroupCommit: (*Handler).groupCommit,
 	}
 	waiting = map[string]groupVerb{
 		protocol.VerbGroupFetchOffsets: groupControl(func(h *Handler, ctx context.Context, req protocol.FetchOffsetsRequest) (*protocol.FetchOffsetsReply, error) {

@@ -9,7 +9,8 @@
 // There is a file per verb. Data plane: produce.go, fetch.go, offsets.go, and
 // publish.go for plain messages. Control plane (JSON): control.go dispatches to
 // topics.go, cluster.go, raft.go, leaders.go; nodes.go gathers from and answers
-// other nodes. Consumer groups: groups.go, with lag.go. Start at Handler.
+// other nodes. Consumer groups: groups.go, with commit.go and lag.go. Start at
+// Handler.
 package handler
 
 import (
@@ -204,6 +205,9 @@ type Handler struct {
 	// Group verbs that wait for Raft on their worker have a pool of their own, so
 	// that they cannot keep heartbeats and commits waiting.
 	groupPool, groupReadPool *pool
+	// Commits whose offsets a leader must be asked about wait on a pool of their own.
+	endsPool *pool
+	logEnds  *logEnds
 	publisher                *publisher
 }
 
@@ -225,6 +229,8 @@ func New(o Options) *Handler {
 		},
 		groupPool:     newPool(groupWorkers, groupWaitingMax),
 		groupReadPool: newPool(groupReadWorkers, controlWaitingMax),
+		endsPool:      newPool(endsWorkers, controlWaitingMax),
+		logEnds:       newLogEnds(),
 	}
 	h.publisher = newPublisher(h)
 	return h
@@ -242,6 +248,7 @@ const (
 	controlWaitingMax = 1024
 	groupWorkers      = 16
 	groupReadWorkers  = 32
+	endsWorkers       = 16
 	groupWaitingMax   = 16_384
 )
 
@@ -277,7 +284,7 @@ func (h *Handler) Close() {
 	h.publisher.close()
 	h.fetchPool.close()
 	h.offsetsPool.close()
-	for _, p := range append(h.controlPools[:], h.groupPool, h.groupReadPool) {
+	for _, p := range append(h.controlPools[:], h.groupPool, h.groupReadPool, h.endsPool) {
 		p.close()
 	}
 }

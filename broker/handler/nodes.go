@@ -133,6 +133,8 @@ func (h *Handler) callSelf(ctx context.Context, name string, req, reply any) err
 		return assign(reply)(h.nodeTrim(ctx, req))
 	case protocol.NodeBalanceRequest:
 		return assign(reply)(h.nodeBalance(ctx, req))
+	case protocol.NodeEnds:
+		return assign(reply)(h.nodeEnds(ctx, req))
 	case protocol.GroupRequest:
 		return assign(reply)(h.groupDescribe(ctx, req))
 	case protocol.Empty:

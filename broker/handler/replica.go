@@ -14,6 +14,7 @@ type Replica interface {
 	Read(dst []byte, offset int64, maxBytes int) (partitions.ReadResult, error)
 	WaitFor(offset int64, wake func()) (cancel func())
 	Earliest() int64
+	HighWatermark() int64
 	Latest(ctx context.Context) (int64, error)
 	OffsetForTimestamp(ctx context.Context, tsMs int64) (offset, timestampMs int64, err error)
 	Leader() partitions.LeaderHint

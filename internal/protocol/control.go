@@ -36,6 +36,7 @@ const (
 	VerbNodeTransfer = "transfer" // NodeTransferRequest → Empty
 	VerbNodeTrim     = "trim"     // NodeTrimRequest → TopicTrimPartition
 	VerbNodeBalance  = "balance"  // NodeBalanceRequest → BalanceReply
+	VerbNodeEnds     = "ends"     // NodeEnds → NodeEnds
 )
 
 // Empty is a request or reply without fields.
@@ -356,6 +357,21 @@ type NodeTrimRequest struct {
 	Shard     uint64 `json:"shard"`
 	Partition int32  `json:"partition"`
 	Offset    int64  `json:"offset"`
+}
+
+// NodeEnds asks a node whether the logs that it leads reach the offsets named,
+// and is the answer too: for each shard a high watermark. One that lies below
+// the offset asked for has been confirmed by a majority. A shard that the node
+// cannot speak for is left out.
+type NodeEnds struct {
+	Version int        `json:"version"`
+	Ends    []ShardEnd `json:"ends"`
+}
+
+// ShardEnd is an offset of a shard's log.
+type ShardEnd struct {
+	Shard  uint64 `json:"shard"`
+	Offset int64  `json:"offset"`
 }
 
 // LeadersBroadcast tells every node what the sender leads: all of it when Full

@@ -171,7 +171,10 @@ type CommitRequest struct {
 // UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID (the topic was made anew),
 // STALE_MEMBER_EPOCH (the member epoch is older than the ownership),
 // FENCED_MEMBER_EPOCH, PARTITION_NOT_OWNED, OFFSET_METADATA_TOO_LARGE,
-// OFFSET_OUT_OF_RANGE.
+// OFFSET_OUT_OF_RANGE: below 0, or beyond the high watermark. An offset below
+// the log start is stored: retention may have passed a slow member. While the
+// partition's leader does not answer, one beyond what the coordinator's node
+// knows is stored unseen: a group can commit although a partition is leaderless.
 type CommitReply struct {
 	Results []OffsetResult `json:"results"`
 }
