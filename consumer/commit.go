@@ -15,14 +15,22 @@ import (
 const autoCommitMin = 5 * time.Second
 
 // Commit commits what is marked, of all partitions, and returns when that is
-// replicated. With nothing new to commit it returns at once.
+// replicated. With nothing new to commit it returns at once. nil means that
+// everything marked since the last Commit is committed, as far as no record
+// before it is unmarked.
 //
 // Errors: ctx's, wrapped with the last thing heard, and then the outcome is
-// open and Commit may be called again; UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH
-// (this consumer was silent for too long; see WithOnLost); per partition
-// PARTITION_NOT_OWNED, UNKNOWN_TOPIC_ID and others, joined, with the rest
-// committed.
-func (c *Consumer) Commit(ctx context.Context) error { return c.commit(ctx, nil) }
+// open and Commit may be called again; per partition OFFSET_OUT_OF_RANGE,
+// UNKNOWN_TOPIC_ID and others, joined, with the rest committed; ErrClosed.
+//
+// When marks were dropped because the partitions were lost, exactly one Commit
+// says so, the one under way or else the next, and commits the rest all the
+// same: with UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH or the like where this
+// consumer was silent for too long (see WithOnLost), also for marks made after
+// that; with PARTITION_NOT_OWNED where a partition was given up before its
+// records were finished (see WithRebalanceTimeout) or with its last commit
+// failed. Of several losses since the last Commit it tells the latest.
+func (c *Consumer) Commit(ctx context.Context) error { return c.withLoss(c.commit(ctx, nil)) }
 
 // autoCommitLoop commits what is marked, again and again. Started by New, ended
 // by depart; it blocks on the coordinator.
@@ -56,14 +64,14 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 	defer func() { <-c.committing }()
 	for n := 1; ; n++ {
 		// Anew for each attempt: what was marked meanwhile goes along.
-		req, taken, replied := c.commitRequest(claims)
-		if len(taken) == 0 {
+		a := c.commitRequest(claims)
+		if len(a.taken) == 0 {
 			return nil
 		}
 		var reply protocol.CommitReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: req, Reply: &reply, Within: c.options.attempt})
+		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: a.request, Reply: &reply, Within: c.options.attempt})
 		if err == nil {
-			return c.committedAll(taken, &reply)
+			return c.committedAll(a.taken, &reply)
 		}
 		err = fmt.Errorf("committing to group %q: %w", c.group, err)
 		switch code := errcode.Of(err); {
@@ -72,12 +80,12 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 			// member was fenced: the next reply tells.
 			signal(c.beat)
 			select {
-			case <-replied:
+			case <-a.replied:
 			case <-ctx.Done():
 			}
 		case fenced(code):
 			signal(c.beat)
-			return err
+			return c.fence(a.ownership, err)
 		case !client.Retriable(err):
 			return err
 		}
@@ -87,30 +95,37 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 	}
 }
 
-// commitRequest gathers what is marked and not committed. replied is closed
-// with the next reply to a heartbeat.
-func (c *Consumer) commitRequest(only []*claim) (req protocol.CommitRequest, taken []progress, replied <-chan struct{}) {
+// commitAttempt is one request to commit.
+type commitAttempt struct {
+	request   protocol.CommitRequest
+	taken     []progress
+	ownership uint64
+	replied   <-chan struct{} // closed with the next reply to a heartbeat
+}
+
+// commitRequest gathers what is marked and not committed.
+func (c *Consumer) commitRequest(only []*claim) commitAttempt {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sequence++
-	req = protocol.CommitRequest{
+	a := commitAttempt{ownership: c.ownership, replied: c.replied, request: protocol.CommitRequest{
 		Version: protocol.ControlVersion, Group: c.group, MemberID: c.memberID, MemberEpoch: c.epoch, Sequence: c.sequence,
-	}
+	}}
 	if only == nil {
 		for _, cl := range c.claims {
 			only = append(only, cl)
 		}
 	}
 	for _, cl := range only {
-		if len(taken) == protocol.GroupCommitOffsetsMax {
+		if len(a.taken) == protocol.GroupCommitOffsetsMax {
 			break
 		}
 		if at, m, dirty := cl.progress(); dirty && c.claims[cl.TopicPartition] == cl {
-			taken = append(taken, progress{cl, m, at})
-			req.Offsets = append(req.Offsets, protocol.CommittedOffset{Topic: cl.Topic, TopicID: cl.feed.topicID, Partition: cl.Partition, Offset: at})
+			a.taken = append(a.taken, progress{cl, m, at})
+			a.request.Offsets = append(a.request.Offsets, protocol.CommittedOffset{Topic: cl.Topic, TopicID: cl.feed.topicID, Partition: cl.Partition, Offset: at})
 		}
 	}
-	return req, taken, c.replied
+	return a
 }
 
 func (cl *claim) progress() (at int64, m *marks, dirty bool) {

@@ -77,6 +77,7 @@ type Consumer struct {
 	// ownership counts how often everything was lost.
 	ownership uint64
 	loss      chan struct{} // closed and replaced when everything is lost
+	untold    *loss         // the last loss that Commit has not told of
 	failed    error         // why there is no membership any more
 	changed   chan struct{} // closed and replaced when owned changes
 	// replied is closed and replaced at every reply to a heartbeat.
@@ -312,12 +313,18 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 
 // Mark says that the application is finished with these records, in any order.
 // What is committed of a partition is the offset up to which every record
-// handed out is marked. Records that are not this consumer's any more are
-// ignored.
+// handed out is marked. Records that are not this consumer's any more count for
+// nothing, which the next Commit tells.
 func (c *Consumer) Mark(records ...Record) {
 	for i := range records {
-		if m := records[i].marks; m != nil {
-			m.mark(records[i].Offset)
+		m := records[i].marks
+		if m == nil {
+			continue
+		}
+		if late := m.mark(records[i].Offset); late != nil {
+			c.mu.Lock()
+			c.lost(late)
+			c.mu.Unlock()
 		}
 	}
 	if len(records) > 0 && !c.marked.Load() {
@@ -366,10 +373,12 @@ func (c *Consumer) setPaused(paused bool, partitions []TopicPartition) error {
 	return errors.Join(errs...)
 }
 
-func (cl *claim) isPaused() bool {
+// isWithheld reports whether the application has paused the partition, or a
+// commit has found that it is lost.
+func (cl *claim) isWithheld() bool {
 	cl.feed.mu.Lock()
 	defer cl.feed.mu.Unlock()
-	return cl.paused
+	return cl.paused || cl.feed.marks.void
 }
 
 // Seek moves the position of an owned partition to offset, and clears the error

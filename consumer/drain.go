@@ -11,7 +11,8 @@ import (
 // handlers of Run finish the record they have, OnRevoked is called, what is
 // marked is committed, and the partitions are free for others at once. Records
 // that Poll or Records returned are to be finished and marked before: Drain
-// does not wait for them. Then the consumer is closed, also when ctx ended
+// does not wait for them. With WithAutoCommit(0) it tells of a loss as Commit
+// does. Then the consumer is closed, also when ctx ended
 // before all was done: that is the error then.
 func (c *Consumer) Drain(ctx context.Context) error {
 	claims, first := c.shut()
@@ -85,7 +86,10 @@ func (c *Consumer) finish(ctx context.Context, claims []*claim) error {
 		return fmt.Errorf("draining: handlers of Run are still at work: %w", context.Cause(ctx))
 	}
 	c.call(ctx, c.options.revoked, c.toRevoke(claims))
-	return c.commit(ctx, nil)
+	if c.options.autoCommit > 0 { // who leaves commits to the consumer hears of a loss by OnLost
+		return c.commit(ctx, nil)
+	}
+	return c.Commit(ctx)
 }
 
 // toRevoke marks the claims as being given up, and returns those whose owner is

@@ -218,12 +218,12 @@ func (r *feed) at() int64 {
 	return r.position
 }
 
-// moveTo sets the position unless a seek has made the current batch void or the
-// feed is closed. From then on the record before offset is handed out.
+// moveTo sets the position unless a seek has made the current batch void, the
+// partition is lost or the feed is closed. From then on the record before offset is handed out.
 func (r *feed) moveTo(offset int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.current.generation != r.generation {
+	if r.closed || r.current.generation != r.generation || r.marks != nil && r.marks.void {
 		return false
 	}
 	r.position = offset

@@ -274,6 +274,7 @@ func TestUnfinishedRecordsHoldAPartitionForTheRebalanceTimeOutOnly(t *testing.T)
 	t.Parallel()
 	b := shared(t, 1, 2, 30)
 	one := member(t, b, WithRebalanceTimeout(time.Second))
+	var unfinished []Record
 	for n := 0; n < 60; {
 		recs, err := one.Poll(within(t), 100)
 		if err != nil {
@@ -283,6 +284,8 @@ func TestUnfinishedRecordsHoldAPartitionForTheRebalanceTimeOutOnly(t *testing.T)
 		for _, r := range recs {
 			if r.Offset < 10 {
 				one.Mark(r)
+			} else {
+				unfinished = append(unfinished, r)
 			}
 		}
 	}
@@ -292,6 +295,8 @@ func TestUnfinishedRecordsHoldAPartitionForTheRebalanceTimeOutOnly(t *testing.T)
 	if err != nil || recs[0].Offset != 10 {
 		t.Fatal(recs, err)
 	}
+	one.Mark(unfinished...)
+	wantLossOnce(t, one, errcode.PartitionNotOwned)
 }
 
 func TestASilentMemberLosesEverythingAndJoinsAgain(t *testing.T) {
@@ -332,8 +337,10 @@ func TestASilentMemberLosesEverythingAndJoinsAgain(t *testing.T) {
 		}
 		again += len(recs)
 	}
-	if err := c.Commit(within(t)); err != nil {
-		t.Fatal(err)
+	for _, want := range []errcode.Code{errcode.UnknownMemberID, errcode.None} {
+		if err := c.Commit(within(t)); errcode.Of(err) != want {
+			t.Fatalf("%v, want %v", err, want)
+		}
 	}
 	if got := b.Committed("g", "orders", 0); got != 5 {
 		t.Fatalf("%d is committed by marks of a lost ownership", got)

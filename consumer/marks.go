@@ -16,12 +16,14 @@ import (
 // its place, and one for what is not ours any more finds nothing.
 type marks struct {
 	mu   *sync.Mutex
+	from int64  // where the account began
 	low  int64  // what may be committed
 	next int64  // after the last record handed out
 	done []span // marked above low: sorted, disjoint, not adjacent
 	// dirty: low is not what is committed.
 	dirty bool
 	void  bool
+	lost  *loss // why it is void; nil after a seek
 	// idle, when not nil, gets a token when everything is marked.
 	idle chan struct{}
 }
@@ -29,7 +31,7 @@ type marks struct {
 // span is the offsets from, inclusive, to to, exclusive.
 type span struct{ from, to int64 }
 
-func newMarks(f *feed, at int64) *marks { return &marks{mu: &f.mu, low: at, next: at} }
+func newMarks(f *feed, at int64) *marks { return &marks{mu: &f.mu, from: at, low: at, next: at} }
 
 // handOut notes that the record at offset is handed out. Offsets that are left
 // out (compaction, a jump after retention) need no mark. mu is held.
@@ -38,18 +40,22 @@ func (m *marks) handOut(offset int64) {
 	case offset > m.next:
 		m.add(span{m.next, offset})
 	case offset < m.next: // the log ended below the position
-		m.low, m.done = offset, nil
+		m.from, m.low, m.done = offset, offset, nil
 	}
 	m.next = offset + 1
 	m.settle()
 }
 
-// mark notes that the record at offset is finished.
-func (m *marks) mark(offset int64) {
+// mark notes that the record at offset is finished. It returns by which loss
+// that comes too late, if any.
+func (m *marks) mark(offset int64) *loss {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.void || offset < m.low || offset >= m.next {
-		return
+	if offset < m.low || offset >= m.next {
+		return nil
+	}
+	if m.void {
+		return m.lost
 	}
 	before := m.low
 	if offset == m.low {
@@ -62,6 +68,7 @@ func (m *marks) mark(offset int64) {
 	if m.low == m.next && m.idle != nil {
 		signal(m.idle)
 	}
+	return nil
 }
 
 // settle moves low over what is marked.

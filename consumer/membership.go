@@ -174,18 +174,18 @@ func (c *Consumer) outlive(ctx context.Context, err error) bool {
 		return false
 	case fenced(code):
 		log.Warn("lost the membership, joining again", "group", c.group, "member", c.memberID, "err", err)
-		c.lose(ctx)
+		c.lose(ctx, code, err.Error())
 		return true
 	case client.Retriable(err):
 		log.Debug("no heartbeat", "group", c.group, "member", c.memberID, "err", err)
 		if c.expired() {
 			log.Warn("the coordinator was not heard of for the session time-out, joining again", "group", c.group, "member", c.memberID)
-			c.lose(ctx)
+			c.lose(ctx, errcode.UnknownMemberID, "the coordinator was not heard of for the session time-out")
 		}
 		return true
 	default:
 		log.Error("the membership has ended", "group", c.group, "member", c.memberID, "err", err)
-		c.lose(ctx)
+		c.lose(ctx, code, err.Error())
 		c.mu.Lock()
 		c.failed = fmt.Errorf("group %q: %w", c.group, err)
 		c.announce()
@@ -336,16 +336,16 @@ func (c *Consumer) hasFailed() bool {
 }
 
 // lose gives everything up at once: this member owns nothing any more. Then it
-// is one that joins.
-func (c *Consumer) lose(ctx context.Context) {
+// is one that joins. The code and why are for the next Commit.
+func (c *Consumer) lose(ctx context.Context, code errcode.Code, why string) {
 	c.mu.Lock()
 	var claims []*claim
 	for _, cl := range c.claims {
 		cl.feed.halt()
-		cl.void()
 		cl.end()
 		claims = append(claims, cl)
 	}
+	c.drop(claims, code, "the membership was lost: "+why)
 	clear(c.claims)
 	clear(c.target)
 	c.owned = nil
@@ -361,17 +361,6 @@ func (c *Consumer) lose(ctx context.Context) {
 		cl.feed.close()
 	}
 	c.call(ctx, c.options.lost, names(claims))
-}
-
-// void makes every mark from now on count for nothing.
-func (cl *claim) void() {
-	cl.feed.mu.Lock()
-	defer cl.feed.mu.Unlock()
-	m := cl.feed.marks
-	m.void = true
-	if m.idle != nil {
-		signal(m.idle)
-	}
 }
 
 // setShare divides the prefetch between the partitions. c.mu is held.

@@ -228,7 +228,7 @@ func (c *Consumer) newClaim(a *adoption) *claim {
 	f.marks.dirty = a.fixed
 	cl := &claim{TopicPartition: a.TopicPartition, feed: f, committed: a.committed, gone: make(chan struct{})}
 	// While the session is over, nobody knows whose the records are.
-	f.withheld = func() bool { return cl.isPaused() || c.expired() }
+	f.withheld = func() bool { return cl.isWithheld() || c.expired() }
 	return cl
 }
 
@@ -331,11 +331,15 @@ func (cl *claim) isIdle() bool {
 func (c *Consumer) release(claims []*claim) {
 	ctx, cancel := context.WithTimeout(c.life, commitMargin)
 	defer cancel()
+	why := "a partition was given up before its records were finished"
 	if err := c.commit(ctx, claims); err != nil {
 		c.options.logger.Warn("what was marked could not be committed; it comes again", "group", c.group, "err", err)
+		why = "a partition was given up and its last commit failed: " + err.Error()
 	}
+	c.mu.Lock()
+	c.drop(claims, errcode.PartitionNotOwned, why)
+	c.mu.Unlock()
 	for _, cl := range claims {
-		cl.void()
 		cl.end()
 		cl.feed.close()
 	}

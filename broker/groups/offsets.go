@@ -169,6 +169,17 @@ func (l *lookup) partition(ctx context.Context, topic string, topicID uint64, nu
 	return p, err
 }
 
+// all finds a topic, and every partition named of it.
+func (l *lookup) all(ctx context.Context, t protocol.TopicPartitions) (Partition, error) {
+	p, err := l.partition(ctx, t.Topic, t.TopicID, 0)
+	for _, n := range t.Partitions {
+		if err == nil {
+			_, err = l.partition(ctx, t.Topic, t.TopicID, n)
+		}
+	}
+	return p, err
+}
+
 func (l *lookup) find(topic string, topicID uint64, number int32) (Partition, error) {
 	t, ok := l.host.options.Metadata.Image().Topic(topic)
 	switch {
@@ -201,6 +212,9 @@ func (h *Host) confirm(ctx context.Context, group string) (*coordinator, error) 
 // FetchOffsets returns committed offsets, as protocol.FetchOffsetsRequest says.
 // A group that does not exist has none.
 func (h *Host) FetchOffsets(ctx context.Context, req protocol.FetchOffsetsRequest) (*protocol.FetchOffsetsReply, error) {
+	if err := checkNamed(req.Topics); err != nil {
+		return nil, err
+	}
 	c, err := h.confirm(ctx, req.Group)
 	if err != nil {
 		return nil, err
@@ -219,6 +233,19 @@ func (h *Host) FetchOffsets(ctx context.Context, req protocol.FetchOffsetsReques
 		}
 	})
 	return reply, err
+}
+
+// checkNamed bounds the partitions that a request names, so that its answer and
+// its work are bounded too.
+func checkNamed(topics []protocol.TopicPartitions) error {
+	n := len(topics)
+	for _, t := range topics {
+		n += len(t.Partitions)
+	}
+	if n > protocol.GroupNamedMax {
+		return errcode.New(errcode.InvalidRequest, "the request names %d topics and partitions; at most %d are allowed", n, protocol.GroupNamedMax)
+	}
+	return nil
 }
 
 // knowTopics waits for newer metadata where a topic named is not known.
@@ -338,6 +365,9 @@ func (h *Host) Seek(ctx context.Context, req protocol.GroupSeekRequest) (*protoc
 
 // DeleteOffsets forgets committed offsets. The reply has one entry per topic.
 func (h *Host) DeleteOffsets(ctx context.Context, req protocol.DeleteOffsetsRequest) (*protocol.CommitReply, error) {
+	if err := checkNamed(req.Topics); err != nil {
+		return nil, err
+	}
 	c, err := h.confirm(ctx, req.Group)
 	if err != nil {
 		return nil, err
@@ -348,13 +378,14 @@ func (h *Host) DeleteOffsets(ctx context.Context, req protocol.DeleteOffsetsRequ
 	look := &lookup{host: h}
 	for i, t := range req.Topics {
 		reply.Results[i] = protocol.OffsetResult{Topic: t.Topic, Partition: -1}
-		p, err := look.partition(ctx, t.Topic, t.TopicID, 0)
+		p, err := look.all(ctx, t)
 		if err != nil {
 			reply.Results[i].Error = protocol.NewControlError(err)
 			continue
 		}
 		at = append(at, i)
-		op.Forget = append(op.Forget, forgotten{Topic: p.Topic, Name: t.Topic, Numbers: t.Partitions})
+		slices.Sort(t.Partitions)
+		op.Forget = append(op.Forget, forgotten{Topic: p.Topic, Name: t.Topic, Numbers: slices.Compact(t.Partitions)})
 	}
 	o, err := c.await(ctx, op)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"crypto/rand"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
@@ -47,6 +49,9 @@ func (h *Host) normalise(req *protocol.HeartbeatRequest) error {
 		if len(text) > protocol.GroupMemberNameMax {
 			return errcode.New(errcode.InvalidRequest, "the %s has %d bytes; at most %d are allowed", what, len(text), protocol.GroupMemberNameMax)
 		}
+		if strings.ContainsFunc(text, unicode.IsControl) { // they end on somebody's terminal
+			return errcode.New(errcode.InvalidRequest, "the %s %q has a control character", what, text)
+		}
 	}
 	if len(req.Metadata) > protocol.GroupMemberMetadataMax {
 		return errcode.New(errcode.InvalidRequest, "the member metadata has %d bytes; at most %d are allowed", len(req.Metadata), protocol.GroupMemberMetadataMax)
@@ -54,7 +59,7 @@ func (h *Host) normalise(req *protocol.HeartbeatRequest) error {
 	if req.MemberEpoch < protocol.MemberEpochLeaveStatic {
 		return errcode.New(errcode.InvalidRequest, "member epoch %d means nothing; use that of the last answer, 0 to join, -1 to leave", req.MemberEpoch)
 	}
-	if err := checkTopics(req.Topics); err != nil {
+	if err := cmp.Or(checkTopics(req.Topics), checkNamed(req.Owned)); err != nil {
 		return err
 	}
 	req.Topics = slices.Clone(req.Topics)
@@ -209,7 +214,8 @@ func (s *state) standing(req *protocol.HeartbeatRequest, owned []Partition) (sta
 	out := standing{epoch: m.epoch}
 	out.changed = len(req.Topics) > 0 && !slices.Equal(m.Topics, req.Topics)
 	for p, o := range m.owned {
-		out.gives = out.gives || o.revoked != 0 && req.MemberEpoch >= o.revoked && !slices.Contains(owned, p)
+		_, keeps := slices.BinarySearchFunc(owned, p, comparePartitions)
+		out.gives = out.gives || o.revoked != 0 && req.MemberEpoch >= o.revoked && !keeps
 	}
 	return out, nil
 }

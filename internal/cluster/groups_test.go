@@ -20,6 +20,12 @@ func quickGroups(f *config.Config) {
 	f.Groups.SessionTimeout, f.Groups.HeartbeatInterval = 3*time.Second, 200*time.Millisecond
 }
 
+// longSessions is for tests that end none: nobody sends heartbeats while topics
+// are made and nodes start.
+func longSessions(f *config.Config) {
+	f.Groups.SessionTimeout, f.Groups.HeartbeatInterval = 10*time.Minute, 200*time.Millisecond
+}
+
 // part is a partition as the tests name it.
 type part struct {
 	topic  string
@@ -150,6 +156,25 @@ func oneOwner(c *Cluster, members ...*groupMember) {
 	}
 }
 
+// fill appends so many records to each partition of a topic.
+func (c *Cluster) fill(topic string, partitions, records int) {
+	c.tb.Helper()
+	p := c.produce()
+	for i := range partitions * records {
+		p.SendAsync(context.Background(), producer.Record{Topic: topic, Partition: new(int32(i % partitions)), Value: []byte("x")},
+			func(_ producer.Receipt, err error) {
+				if err != nil {
+					c.tb.Errorf("record for %s: %v", topic, err)
+				}
+			})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), waitTimeout)
+	defer cancel()
+	if err := p.Flush(ctx); err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
 func (c *Cluster) describeGroup(group string) *protocol.GroupDescription {
 	c.tb.Helper()
 	d, err := groupCall[protocol.GroupDescription](c, protocol.VerbGroupDescribe, group, protocol.GroupRequest{Group: group})
@@ -177,6 +202,7 @@ func TestGroupMembersShareAndHandOverPartitions(t *testing.T) {
 	t.Parallel()
 	c := Start(t, Options{Configure: quickGroups})
 	c.CreateTopic("jobs", 12, 3, nil)
+	c.fill("jobs", 12, 5)
 
 	a, b, d := c.member("g", "a", "jobs"), c.member("g", "b", "jobs"), c.member("g", "d", "jobs")
 	settle(c, 12, a)
@@ -226,7 +252,7 @@ func TestGroupMembersShareAndHandOverPartitions(t *testing.T) {
 
 func TestGroupPicksUpNewPartitionsAndTopics(t *testing.T) {
 	t.Parallel()
-	c := Start(t, Options{Configure: quickGroups})
+	c := Start(t, Options{Configure: longSessions})
 	topic := c.CreateTopic("grows", 4, 3, nil)
 	a, b := c.member("g", "a", "grows", "later"), c.member("g", "b", "grows", "later")
 	a.beat()
@@ -253,14 +279,9 @@ func TestGroupPicksUpNewPartitionsAndTopics(t *testing.T) {
 
 func TestGroupOffsetsAndLag(t *testing.T) {
 	t.Parallel()
-	c := Start(t, Options{Configure: quickGroups})
+	c := Start(t, Options{Configure: longSessions})
 	topic := c.CreateTopic("lagging", 2, 3, nil)
-	p := c.produce()
-	for i := range 10 {
-		if _, err := p.Send(within(t, waitTimeout), producer.Record{Topic: "lagging", Partition: new(int32(i % 2)), Value: []byte("x")}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	c.fill("lagging", 2, 5)
 	m := c.member("g", "m", "lagging")
 	settle(c, 2, m)
 	p0, p1 := part{"lagging", 0}, part{"lagging", 1}
@@ -292,8 +313,9 @@ func TestGroupOffsetsAndLag(t *testing.T) {
 		"unknown topic":     {part{"nope", 0}, 1, errcode.UnknownTopicOrPartition},
 		"unknown partition": {part{"lagging", 7}, 1, errcode.UnknownTopicOrPartition},
 		"negative offset":   {p0, -4, errcode.OffsetOutOfRange},
+		"beyond the end":    {p0, 6, errcode.OffsetOutOfRange},
 	} {
-		if codes := m.commit(test.at, test.part, p1); codes[0] != test.want || codes[1] != errcode.None && test.at >= 0 {
+		if codes := m.commit(test.at, test.part, p1); codes[0] != test.want || codes[1] != errcode.None && test.at >= 0 && test.at <= 5 {
 			t.Errorf("%s: %v", name, codes)
 		}
 	}
@@ -334,10 +356,7 @@ func TestGroupOffsetsAndLag(t *testing.T) {
 
 func TestGroupOutlivesItsCoordinator(t *testing.T) {
 	t.Parallel()
-	c := Start(t, Options{Configure: func(f *config.Config) {
-		quickGroups(f)
-		f.Groups.SessionTimeout = time.Minute // nobody sends heartbeats while nodes start
-	}})
+	c := Start(t, Options{Configure: longSessions})
 	c.CreateTopic("kept", 6, 3, nil)
 	a, b := c.member("g", "a", "kept"), c.member("g", "b", "kept")
 	a.beat()

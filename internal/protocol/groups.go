@@ -55,8 +55,9 @@ const (
 	GroupTopicsMax             = 1000      // topics of one subscription: INVALID_REQUEST
 	GroupOffsetMetadataMax     = 4096      // bytes with one committed offset: OFFSET_METADATA_TOO_LARGE
 	GroupMemberMetadataMax     = 64 << 10  // opaque bytes of one member: INVALID_REQUEST
-	GroupMemberNameMax         = 249       // bytes of a member id, instance id, client id or host: INVALID_REQUEST
+	GroupMemberNameMax         = 249       // bytes of a member id, instance id, client id or host, without control characters: INVALID_REQUEST
 	GroupCommitOffsetsMax      = 10_000    // offsets of one commit: INVALID_REQUEST
+	GroupNamedMax              = 20_000    // topics and partitions named by any other request: INVALID_REQUEST
 	GroupOffsetsMax            = 100_000   // partitions with a committed offset, per group: GROUP_STATE_TOO_LARGE
 	GroupSessionTimeoutMinMs   = 1_000     // shorter is raised to it
 	GroupSessionTimeoutMaxMs   = 1_800_000 // longer is lowered to it
