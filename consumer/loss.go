@@ -61,19 +61,18 @@ func (c *Consumer) fence(ownership uint64, refusal error) error {
 	for _, cl := range c.claims {
 		claims = append(claims, cl)
 	}
-	return c.drop(claims, errcode.Of(refusal), refusal.Error())
+	return c.drop(claims, errcode.Of(refusal), refusal.Error()).err
 }
 
-// drop makes the marks of claims count for nothing from now on. It returns what
-// is told of it. c.mu is held.
-func (c *Consumer) drop(claims []*claim, code errcode.Code, why string) error {
+// drop makes the marks of claims count for nothing from now on. c.mu is held.
+func (c *Consumer) drop(claims []*claim, code errcode.Code, why string) *loss {
 	l := &loss{err: errcode.New(code, "group %q: what was marked and not committed comes again: %s", c.group, why)}
 	for _, cl := range claims {
 		if cl.void(l) {
 			c.lost(l)
 		}
 	}
-	return l.err
+	return l
 }
 
 // void makes every mark from now on count for nothing, because of l. It reports

@@ -132,7 +132,7 @@ func TestACommitIsStoredUnseenWhileNobodyCanTellTheEnd(t *testing.T) {
 	}
 	fine := []errcode.Code{errcode.None}
 	c.want(1, fine, []string{"3:99"}, 3, 99) // who leads is not certain
-	c.peers.fakePeers[2] = nil // does not answer
+	c.peers.fakePeers[2] = nil               // does not answer
 	began := time.Now()
 	c.want(1, fine, []string{"2:99"}, 2, 99)
 	if took := time.Since(began); took < endsTimeout {

@@ -206,9 +206,9 @@ type Handler struct {
 	// that they cannot keep heartbeats and commits waiting.
 	groupPool, groupReadPool *pool
 	// Commits whose offsets a leader must be asked about wait on a pool of their own.
-	endsPool *pool
-	logEnds  *logEnds
-	publisher                *publisher
+	endsPool  *pool
+	logEnds   *logEnds
+	publisher *publisher
 }
 
 // New returns a Handler that is ready at once.
