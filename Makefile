@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench speed
+.PHONY: all build vet lint arch test test-peers race tidy check bench speed groups-scale
 
 all: check
 
@@ -57,3 +57,10 @@ speed:
 	  $(GO) test -run=NONE -bench='RawPropose/64KiB' -benchtime=10000x ./internal/raftnode | grep Benchmark || exit 1; \
 	done
 	$(GO) test -run=NONE -bench='SendAlone' -benchtime=1000x ./internal/e2e | grep Benchmark
+
+# Consumer groups at scale against dev with three processes: 1,000 members in 100
+# groups over 60 partitions settle and rest, then commit. Three minutes a round.
+groups-scale:
+	for round in 1 2 3; do \
+	  $(GO) test -run=NONE -bench='GroupsSettle|GroupsCommit' -benchtime=1x ./internal/e2e || exit 1; \
+	done
