@@ -12,7 +12,7 @@ const groupsMax = 10_000
 
 // execute carries out one operation and returns what it came to. A refusal has
 // changed nothing.
-func (s *state) execute(op operation, timeMs int64) outcome {
+func (s *state) execute(op *operation, timeMs int64) outcome {
 	switch op.Kind {
 	case opJoin:
 		return s.join(op)
@@ -35,7 +35,7 @@ func (s *state) execute(op operation, timeMs int64) outcome {
 	case opDelete, opExpired:
 		return s.drop(op)
 	}
-	return refused(errcode.UnsupportedVersion, "this node does not know the group operation %q; upgrade all nodes first", op.Kind)
+	return refused(errcode.UnsupportedVersion, "this node does not know the group operation %d; upgrade all nodes first", op.Kind)
 }
 
 // existing returns a group, or the refusal where there is none.
@@ -47,7 +47,7 @@ func (s *state) existing(name string) (*group, outcome) {
 }
 
 // memberOf returns a member, or the refusal where it is none.
-func (s *state) memberOf(op operation) (*group, *member, outcome) {
+func (s *state) memberOf(op *operation) (*group, *member, outcome) {
 	if g := s.groups[op.Group]; g != nil {
 		if m := g.members[op.Member]; m != nil {
 			return g, m, outcome{}
@@ -74,11 +74,8 @@ func (s *state) make(name string, timeMs int64) (*group, outcome) {
 // join adds a member, or takes what a member says of itself anew. A member that
 // joins again keeps what it owns: a copy of its first join may come late. A
 // static member takes the place of the one that went away.
-func (s *state) join(op operation) outcome {
+func (s *state) join(op *operation) outcome {
 	g, j := s.groups[op.Group], op.Joining
-	if j == nil {
-		return refused(errcode.InvalidRequest, "a join without a member")
-	}
 	if g == nil {
 		var no outcome
 		if g, no = s.make(op.Group, 1); no.Code != errcode.None {
@@ -137,7 +134,7 @@ func (g *group) takeOver(m, old *member) {
 // report takes what a member still owns. Only what it was told to give up with
 // an epoch that it knows counts as given up: an older report may have been sent
 // before it got the partition.
-func (s *state) report(op operation) outcome {
+func (s *state) report(op *operation) outcome {
 	g, m, no := s.memberOf(op)
 	if m == nil {
 		return no
@@ -158,13 +155,13 @@ func (s *state) report(op operation) outcome {
 	return outcome{}
 }
 
-func refusedEpoch(op operation, m *member) outcome {
+func refusedEpoch(op *operation, m *member) outcome {
 	return refused(errcode.FencedMemberEpoch, "member %q of group %q is at epoch %d, the request says %d; join again", op.Member, op.Group, m.epoch, op.Epoch)
 }
 
 // away notes that a static member left and will be back. It has given up all it
 // owned, but nobody else gets it meanwhile.
-func (s *state) away(op operation) outcome {
+func (s *state) away(op *operation) outcome {
 	g, m, no := s.memberOf(op)
 	if m == nil {
 		return no
@@ -181,7 +178,7 @@ func (s *state) away(op operation) outcome {
 }
 
 // remove takes a member out; what it owned is free at once.
-func (s *state) remove(op operation, timeMs int64) outcome {
+func (s *state) remove(op *operation, timeMs int64) outcome {
 	g, m, no := s.memberOf(op)
 	if m == nil {
 		return no
@@ -204,7 +201,7 @@ func (s *state) remove(op operation, timeMs int64) outcome {
 
 // target takes the coordinator's new assignment, unless the membership it was
 // made for is not the present one.
-func (s *state) target(op operation) outcome {
+func (s *state) target(op *operation) outcome {
 	g, no := s.existing(op.Group)
 	if g == nil {
 		return no
@@ -250,7 +247,7 @@ func (g *group) see(topics []topicCount) {
 
 // drop deletes a group without members. Where the coordinator found it expired,
 // the mark must be the one it saw.
-func (s *state) drop(op operation) outcome {
+func (s *state) drop(op *operation) outcome {
 	g, no := s.existing(op.Group)
 	switch {
 	case g == nil:

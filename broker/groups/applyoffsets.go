@@ -9,7 +9,7 @@ import (
 
 // commit stores offsets of a member, each for itself: a member may commit what
 // it owns, from the epoch on at which it was granted.
-func (s *state) commit(op operation, timeMs int64) outcome {
+func (s *state) commit(op *operation, timeMs int64) outcome {
 	g, m, no := s.memberOf(op)
 	if m == nil {
 		return no
@@ -18,8 +18,8 @@ func (s *state) commit(op operation, timeMs int64) outcome {
 		return refusedEpoch(op, m)
 	}
 	var out outcome
-	for i, c := range op.Offsets {
-		if code := g.commitOne(m, op, c, timeMs); code != errcode.None {
+	for i := range op.Offsets {
+		if code := g.commitOne(m, op, &op.Offsets[i], timeMs); code != errcode.None {
 			if out.Codes == nil {
 				out.Codes = make([]errcode.Code, len(op.Offsets))
 			}
@@ -31,7 +31,7 @@ func (s *state) commit(op operation, timeMs int64) outcome {
 
 // commitOne stores one offset. A commit that its partition has seen, or that a
 // later one of the same owner has overtaken, changes nothing and is no error.
-func (g *group) commitOne(m *member, op operation, c commit, timeMs int64) errcode.Code {
+func (g *group) commitOne(m *member, op *operation, c *commit, timeMs int64) errcode.Code {
 	own, ok := m.owned[c.Partition]
 	old, has := g.offsets[c.Partition]
 	switch {
@@ -49,7 +49,7 @@ func (g *group) commitOne(m *member, op operation, c commit, timeMs int64) errco
 }
 
 // store stores offsets of a group without members, all or none.
-func (s *state) store(op operation, timeMs int64) outcome {
+func (s *state) store(op *operation, timeMs int64) outcome {
 	g := s.groups[op.Group]
 	if g != nil && len(g.members) > 0 {
 		return refused(errcode.NonEmptyGroup, "group %q has %d members; stop them first, then its offsets can be moved", g.name, len(g.members))
@@ -85,7 +85,7 @@ func (g *group) offsetCount() int {
 
 // forget deletes offsets, unless a member subscribes to the topic. Codes has one
 // code for each topic named.
-func (s *state) forget(op operation) outcome {
+func (s *state) forget(op *operation) outcome {
 	g, no := s.existing(op.Group)
 	if g == nil {
 		return no
@@ -107,7 +107,7 @@ func (s *state) forget(op operation) outcome {
 
 // purge deletes what is left of topics that are no more, and of names that
 // nobody subscribes to.
-func (s *state) purge(op operation) outcome {
+func (s *state) purge(op *operation) outcome {
 	g, no := s.existing(op.Group)
 	if g == nil {
 		return no

@@ -155,7 +155,7 @@ func TestCommitsTravelTogether(t *testing.T) {
 		r.raft.set(func() { r.raft.delay = 10 * time.Millisecond })
 		done := 0
 		for i := range 500 {
-			r.host.Commit(t.Context(), protocol.CommitRequest{
+			r.host.Commit(r.t.Context(), protocol.CommitRequest{
 				Group: "g", MemberID: "a", MemberEpoch: r.epoch["a"], Sequence: int64(i + 1),
 				Offsets: []protocol.CommittedOffset{{Topic: "t", Partition: int32(i % 6), Offset: int64(i)}},
 			}, func(reply *protocol.CommitReply, err error) {
@@ -177,7 +177,7 @@ func TestFailedProposalsSayWhatIsKnown(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		r.beat("a", 0)
 		commit := func() (code errcode.Code) {
-			r.host.Commit(t.Context(), protocol.CommitRequest{
+			r.host.Commit(r.t.Context(), protocol.CommitRequest{
 				Group: "g", MemberID: "a", MemberEpoch: r.epoch["a"], Sequence: 1,
 				Offsets: []protocol.CommittedOffset{{Topic: "t", Offset: 1}},
 			}, func(_ *protocol.CommitReply, err error) { code = errcode.Of(err) })
@@ -229,12 +229,12 @@ func TestOnlyTheCoordinatorAndItsPredecessorAnswer(t *testing.T) {
 		if a := r.beat("a", 0); !errors.Is(a.err(), ErrElsewhere) {
 			t.Errorf("a node that knows no leader for long may be cut off, and answered %v", a.err())
 		}
-		if _, err := r.host.Describe(t.Context(), "g"); !errors.Is(err, ErrElsewhere) {
+		if _, err := r.host.Describe(r.t.Context(), "g"); !errors.Is(err, ErrElsewhere) {
 			t.Errorf("describe: %v", err)
 		}
 		r.lead(4, 1)
 		r.raft.set(func() { r.raft.unread = raftnode.ErrUnknown })
-		_, err := r.host.FetchOffsets(t.Context(), protocol.FetchOffsetsRequest{Group: "g"})
+		_, err := r.host.FetchOffsets(r.t.Context(), protocol.FetchOffsetsRequest{Group: "g"})
 		r.wantCode(err, errcode.CoordinatorNotAvailable)
 	})
 }
@@ -279,7 +279,7 @@ func TestUnusedGroupsAndOffsetsOfDeletedTopicsGo(t *testing.T) {
 		r.meta.topics(t, map[string]int{"t": 6, "u": 1})
 		var err error
 		for _, topic := range []string{"t", "u"} {
-			r.host.Commit(t.Context(), protocol.CommitRequest{
+			r.host.Commit(r.t.Context(), protocol.CommitRequest{
 				Group: "g", MemberEpoch: protocol.MemberEpochNone, Offsets: []protocol.CommittedOffset{{Topic: topic, Offset: 1}},
 			}, func(_ *protocol.CommitReply, e error) { err = e })
 			synctest.Wait()
@@ -288,7 +288,7 @@ func TestUnusedGroupsAndOffsetsOfDeletedTopicsGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		offsets := func() int {
-			reply, err := r.host.FetchOffsets(t.Context(), protocol.FetchOffsetsRequest{Group: "g"})
+			reply, err := r.host.FetchOffsets(r.t.Context(), protocol.FetchOffsetsRequest{Group: "g"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -311,7 +311,7 @@ func TestUnusedGroupsAndOffsetsOfDeletedTopicsGo(t *testing.T) {
 
 func TestACoordinatorWhoseClockIsWrongExpiresNoGroup(t *testing.T) {
 	inBubble(t, func(r *rig) {
-		r.host.Commit(t.Context(), protocol.CommitRequest{
+		r.host.Commit(r.t.Context(), protocol.CommitRequest{
 			Group: "g", MemberEpoch: protocol.MemberEpochNone, Offsets: []protocol.CommittedOffset{{Topic: "t", Offset: 1}},
 		}, func(_ *protocol.CommitReply, err error) {
 			if err != nil {

@@ -15,5 +15,11 @@
 // do; they hold the rule that a partition never has two owners. coordinator.go
 // is a shard on its leader, with sessions.go (timers, held answers), queue.go
 // (commands travel to Raft in batches) and lead.go (when it may serve).
+// command.go is the format of those commands, written with coder.go.
+//
+// What waits is bounded: a shard's queue holds 20,000 operations or 32 MiB, and
+// beyond that a request is refused with THROTTLED and the time after which to
+// try again; an entry holds 8,192 operations or 512 KiB; a commit is answered
+// when its context ends at the latest.
 // requests.go is what clients ask. Start at Host.
 package groups

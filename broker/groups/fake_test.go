@@ -58,9 +58,9 @@ func (r *fakeRaft) Propose(_ uint64, cmd []byte, _ time.Duration) (func() (raftn
 func (r *fakeRaft) apply(cmd []byte) raftnode.Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var e entry
-	if err := json.Unmarshal(cmd, &e); err != nil {
-		panic(err)
+	e, ok := decode(cmd)
+	if !ok {
+		panic("an entry that cannot be read")
 	}
 	r.entries = append(r.entries, e)
 	r.index++
@@ -81,7 +81,7 @@ func (r *fakeRaft) set(change func()) {
 
 // operations returns how many entries with operations there were, and how many
 // operations of a kind.
-func (r *fakeRaft) operations(kind string) (entries, operations int) {
+func (r *fakeRaft) operations(kind opKind) (entries, operations int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.entries {

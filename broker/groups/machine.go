@@ -42,9 +42,9 @@ func newMachine(opened func(epoch int32, replica uint64)) *machine {
 // Update applies one entry. It never fails: an operation that cannot be carried
 // out answers with a code.
 func (m *machine) Update(e statemachine.Entry) (statemachine.Result, error) {
-	var in entry
-	if err := json.Unmarshal(e.Cmd, &in); err != nil || in.Version != commandVersion {
-		return statemachine.Result{Value: verdictUnknown}, nil //nolint:nilerr // the verdict carries it; an error would end the process
+	in, ok := decode(e.Cmd)
+	if !ok {
+		return statemachine.Result{Value: verdictUnknown}, nil
 	}
 	if in.Replica != 0 {
 		return statemachine.Result{Value: m.open(in)}, nil
@@ -53,11 +53,7 @@ func (m *machine) Update(e statemachine.Entry) (statemachine.Result, error) {
 	if !ok {
 		return statemachine.Result{Value: verdictFenced}, nil
 	}
-	data, err := json.Marshal(outcomes)
-	if err != nil {
-		return statemachine.Result{}, fmt.Errorf("encoding the outcomes of group operations: %w", err)
-	}
-	return statemachine.Result{Value: verdictApplied, Data: data}, nil
+	return statemachine.Result{Value: verdictApplied, Data: encodeOutcomes(outcomes)}, nil
 }
 
 // open begins a new epoch. One that is not above the present one changes nothing.
@@ -82,8 +78,8 @@ func (m *machine) apply(in entry) (outcomes []outcome, ok bool) {
 		return nil, false
 	}
 	outcomes = make([]outcome, len(in.Ops))
-	for i, op := range in.Ops {
-		outcomes[i] = m.execute(op, in.TimeMs)
+	for i := range in.Ops {
+		outcomes[i] = m.execute(&in.Ops[i], in.TimeMs)
 	}
 	return outcomes, true
 }

@@ -34,7 +34,8 @@ func (g *group) topicPartitions(image *metadata.Image, list []Partition) []proto
 }
 
 // Commit stores committed offsets. It blocks only to look a topic up that this
-// node does not know; done is called once, with the error as for Heartbeat.
+// node does not know; done is called once, when ctx ends at the latest, with the
+// error as for Heartbeat.
 func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func(*protocol.CommitReply, error)) {
 	c, err := h.of(req.Group)
 	if err == nil {
@@ -53,7 +54,7 @@ func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func
 		done(reply, c.mayCommit(op))
 		return
 	}
-	c.submit(op, func(o outcome, err error) {
+	c.submitFor(ctx, op, func(o outcome, err error) {
 		if err == nil {
 			err = o.err()
 		}
@@ -317,25 +318,21 @@ func (g *group) committedOne(t *metadata.Topic, p Partition) protocol.CommittedO
 	}
 }
 
-// await submits an operation and waits for its outcome.
+// await submits an operation and waits for its outcome, no longer than ctx.
 func (c *coordinator) await(ctx context.Context, op operation) (outcome, error) {
 	type answer struct {
 		outcome
 		err error
 	}
 	answered := make(chan answer, 1)
-	c.submit(op, func(o outcome, err error) {
+	c.submitFor(ctx, op, func(o outcome, err error) {
 		if err == nil {
 			err = o.err()
 		}
 		answered <- answer{o, err}
 	})
-	select {
-	case a := <-answered:
-		return a.outcome, a.err
-	case <-ctx.Done():
-		return outcome{}, ctx.Err()
-	}
+	a := <-answered
+	return a.outcome, a.err
 }
 
 // Seek stores offsets of a group without members, all or none. Whether they lie

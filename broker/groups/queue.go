@@ -1,9 +1,10 @@
 package groups
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"logbroker/internal/errcode"
@@ -11,22 +12,38 @@ import (
 )
 
 const (
-	// batchBytesMax bounds the operations of one entry, except that one operation
-	// always fits.
+	// batchBytesMax bounds the operations of one entry, beside entryOpsMax, except
+	// that one operation always fits.
 	batchBytesMax = 512 << 10
 	// queueBytesMax and queueOpsMax bound what waits.
 	queueBytesMax = 32 << 20
 	queueOpsMax   = 20_000
 	// operationBytesMax bounds one operation: it is one Raft entry at most.
 	operationBytesMax = 8 << 20
+	// fullRetryAfter is what who meets a full queue is told to wait: a queue of
+	// small operations is worked off in about a second.
+	fullRetryAfter = 250 * time.Millisecond
 )
 
-// call is an operation that waits for its outcome. done is called once, from
-// the proposing goroutine or from the one that ends serving.
+// call is an operation that waits for its outcome. done is called once: by the
+// goroutine that proposes, by the one that ends serving, or by one of its own
+// when the caller's context ends.
 type call struct {
 	group string
-	op    json.RawMessage
+	kind  opKind
+	op    []byte // encoded
 	done  func(outcome, error)
+	// stop takes back what answers the call when its ctx ends.
+	stop     func() bool
+	finished atomic.Bool
+}
+
+// finish answers the call, unless it has been answered.
+func (c *call) finish(o outcome, err error) {
+	if c.finished.CompareAndSwap(false, true) {
+		c.stop()
+		c.done(o, err)
+	}
 }
 
 // queue holds operations until the next entry: while one entry is on its way
@@ -52,9 +69,7 @@ func (q *queue) put(c *call) error {
 	}
 	q.mu.Unlock()
 	if full {
-		e := errcode.New(errcode.Throttled, "the group coordinator has too much waiting; retry")
-		e.RetryAfter = movingRetryAfter
-		return e
+		return errFull("the group coordinator has too much waiting")
 	}
 	select {
 	case q.ready <- struct{}{}:
@@ -63,18 +78,26 @@ func (q *queue) put(c *call) error {
 	return nil
 }
 
-// take returns the calls of the next entry.
+// take returns the calls of the next entry, without those that nobody waits for
+// any more.
 func (q *queue) take() []*call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	var batch []*call
 	bytes, n := 0, 0
-	for n < len(q.waiting) && (n == 0 || bytes+len(q.waiting[n].op) <= batchBytesMax) {
-		bytes += len(q.waiting[n].op)
+	for _, c := range q.waiting {
+		if len(batch) > 0 && (bytes+len(c.op) > batchBytesMax || len(batch) == entryOpsMax) {
+			break
+		}
 		n++
+		q.bytes -= len(c.op)
+		if !c.finished.Load() {
+			batch = append(batch, c)
+			bytes += len(c.op)
+		}
 	}
-	batch := q.waiting[:n:n]
+	clear(q.waiting[:n])
 	q.waiting = q.waiting[n:]
-	q.bytes -= bytes
 	if len(q.waiting) == 0 {
 		q.waiting = nil
 	}
@@ -88,23 +111,31 @@ func (q *queue) fail(err error) {
 	q.waiting, q.bytes = nil, 0
 	q.mu.Unlock()
 	for _, c := range waiting {
-		c.done(outcome{}, err)
+		c.finish(outcome{}, err)
 	}
 }
 
 // submit queues an operation. done gets its outcome, or why there is none. It is
 // called exactly once, also where submit cannot queue.
 func (c *coordinator) submit(op operation, done func(outcome, error)) {
-	raw, err := json.Marshal(op)
-	if err != nil {
-		panic(err) // the types of this package always encode
-	}
-	if len(raw) > operationBytesMax {
-		done(outcome{}, errcode.New(errcode.GroupStateTooLarge, "a change of group %q has %d bytes, which is too large for one entry", op.Group, len(raw)))
+	c.submitFor(context.Background(), op, done)
+}
+
+// submitFor is submit where done is called when ctx ends at the latest, with
+// REQUEST_TIMED_OUT. What has not been proposed by then never will be.
+func (c *coordinator) submitFor(ctx context.Context, op operation, done func(outcome, error)) {
+	x := &call{group: op.Group, kind: op.Kind, op: encodeOperation(op), done: done}
+	if len(x.op) > operationBytesMax {
+		done(outcome{}, errcode.New(errcode.GroupStateTooLarge, "a change of group %q has %d bytes, which is too large for one entry", op.Group, len(x.op)))
 		return
 	}
-	if err := c.queue.put(&call{group: op.Group, op: raw, done: done}); err != nil {
-		done(outcome{}, err)
+	x.stop = context.AfterFunc(ctx, func() {
+		if x.finished.CompareAndSwap(false, true) {
+			done(outcome{}, errTimedOut())
+		}
+	})
+	if err := c.queue.put(x); err != nil {
+		x.finish(outcome{}, err)
 	}
 }
 
@@ -123,27 +154,21 @@ func (c *coordinator) propose() {
 	}
 }
 
-// rawEntry is entry with its operations encoded already.
-type rawEntry struct {
-	Version int               `json:"v"`
-	Epoch   int32             `json:"e"`
-	TimeMs  int64             `json:"t"`
-	Ops     []json.RawMessage `json:"ops"`
-}
-
 // proposeBatch puts one entry through Raft and tells each call its outcome.
 func (c *coordinator) proposeBatch(batch []*call) {
 	outcomes, err := c.commitBatch(batch)
-	groups := map[string]bool{}
-	for i, b := range batch {
+	moved := map[string]bool{}
+	for i, x := range batch {
 		if err != nil {
-			b.done(outcome{}, err)
+			x.finish(outcome{}, err)
 			continue
 		}
-		groups[b.group] = true
-		b.done(outcomes[i], nil)
+		if x.kind.moves() {
+			moved[x.group] = true
+		}
+		x.finish(outcomes[i], nil)
 	}
-	for name := range groups {
+	for name := range moved {
 		c.settle(name)
 	}
 }
@@ -155,21 +180,18 @@ func (c *coordinator) commitBatch(batch []*call) ([]outcome, error) {
 	if !serving {
 		return nil, errNotCoordinator(leader)
 	}
-	e := rawEntry{Version: commandVersion, Epoch: epoch, TimeMs: c.options.Clock().UnixMilli()}
-	for _, b := range batch {
-		e.Ops = append(e.Ops, b.op)
+	ops := make([][]byte, len(batch))
+	for i, x := range batch {
+		ops[i] = x.op
 	}
-	data, err := json.Marshal(e)
-	if err != nil {
-		panic(err) // made of what was encoded before
-	}
+	data := encodeWith(entry{Epoch: epoch, TimeMs: c.options.Clock().UnixMilli()}, ops)
 	r, err := c.throughRaft(data, c.options.ProposeTimeout)
 	if err != nil {
 		return nil, err
 	}
-	var outcomes []outcome
-	if err := json.Unmarshal(r.Data, &outcomes); err != nil || len(outcomes) != len(batch) {
-		return nil, errcode.New(errcode.UnknownServerError, "%d group operations came to %d outcomes (%v)", len(batch), len(outcomes), err)
+	outcomes, ok := decodeOutcomes(r.Data, len(batch))
+	if !ok {
+		return nil, errcode.New(errcode.UnknownServerError, "the outcomes of %d group operations cannot be read", len(batch))
 	}
 	return outcomes, nil
 }
@@ -183,7 +205,9 @@ func (c *coordinator) throughRaft(data []byte, timeout time.Duration) (raftnode.
 	}
 	switch {
 	case errors.Is(err, raftnode.ErrUnknown):
-		return r, errcode.New(errcode.RequestTimedOut, "the change was not applied in time, it may still be; sending it again is safe")
+		return r, errTimedOut()
+	case errcode.Of(err) == errcode.Throttled:
+		return r, errFull("the group's coordinator shard has too much under way")
 	case err != nil:
 		return r, errMoving("the group's coordinator shard does not take changes just now (%v)", err)
 	case r.Value == verdictFenced:
@@ -193,4 +217,14 @@ func (c *coordinator) throughRaft(data []byte, timeout time.Duration) (raftnode.
 		return r, errcode.New(errcode.UnsupportedVersion, "this node cannot read what it proposed; restart it")
 	}
 	return r, nil
+}
+
+func errTimedOut() error {
+	return errcode.New(errcode.RequestTimedOut, "the change was not applied in time, it may still be; sending it again is safe")
+}
+
+func errFull(what string) error {
+	e := errcode.New(errcode.Throttled, "%s; retry", what)
+	e.RetryAfter = fullRetryAfter
+	return e
 }
