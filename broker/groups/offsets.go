@@ -51,7 +51,7 @@ func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func
 	}
 	reply, at := h.resolveOffsets(ctx, req.Offsets, &op)
 	if len(op.Offsets) == 0 {
-		done(reply, c.mayCommit(op))
+		done(reply, c.mayCommit(&op))
 		return
 	}
 	c.submitFor(ctx, op, func(o outcome, err error) {
@@ -76,7 +76,7 @@ func (h *Host) Commit(ctx context.Context, req protocol.CommitRequest, done func
 
 // mayCommit refuses a commit of which nothing is left to store, as storing
 // something would: who is no member any more is told that first.
-func (c *coordinator) mayCommit(op operation) (err error) {
+func (c *coordinator) mayCommit(op *operation) (err error) {
 	c.machine.read(func(s *state) {
 		switch g := s.groups[op.Group]; {
 		case op.Kind == opStore && g != nil && len(g.members) > 0:
@@ -351,7 +351,7 @@ func (h *Host) Seek(ctx context.Context, req protocol.GroupSeekRequest) (*protoc
 		return reply, nil
 	}
 	if req.DryRun {
-		if err := c.mayCommit(op); err != nil {
+		if err := c.mayCommit(&op); err != nil {
 			return nil, err
 		}
 		return reply, nil
