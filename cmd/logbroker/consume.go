@@ -25,6 +25,7 @@ type consumeFlags struct {
 	format     string
 	exitAtEnd  bool
 	binary     bool
+	membership membershipFlags
 }
 
 func newConsume(a *app) *cobra.Command {
@@ -34,6 +35,7 @@ func newConsume(a *app) *cobra.Command {
 		Long: "Print records as JSON lines, or by -f. The order within a partition is kept.\n\n" +
 			"--from: start, end, an offset, +N (after the start), -N (before the end), @TIME (RFC 3339, ms since 1970, or @-15m).\n" +
 			"-g: a record is committed only after its line was written; --from then applies only where nothing is committed.\n" +
+			"With --instance-id the partitions of a member that ended wait for its next run, as long as the session time-out.\n" +
 			"-f verbs: %t topic, %p partition, %o offset, %k key, %v value, %h headers as k:v,k:v, %d timestamp in ms;\n" +
 			"escapes: \\t \\n \\r \\\\ \\xHH. Nothing is added: write the \\n.\n" +
 			"In JSON, bytes that are not UTF-8 come as key_base64 and value_base64.",
@@ -55,6 +57,7 @@ func newConsume(a *app) *cobra.Command {
 	f.StringVarP(&flags.format, "format", "f", "", "how a record is printed (default: JSON lines)")
 	f.BoolVarP(&flags.exitAtEnd, "exit-at-end", "e", false, "end at the high watermarks of now")
 	f.BoolVar(&flags.binary, "binary", false, "in JSON, give keys and values as base64, always")
+	flags.membership.add(f)
 	return cmd
 }
 
@@ -64,6 +67,7 @@ type consuming struct {
 	conn       connection
 	topic      string
 	group      string  // "": none
+	membership []consumer.Option
 	partitions []int32 // nil: all
 	from       startPoint
 	exitAtEnd  bool
@@ -90,10 +94,8 @@ func (a *app) newConsuming(cmd *cobra.Command, flags *consumeFlags, topic string
 		return nil, cli.Usage("-n %d: it must be at least 1", flags.count)
 	}
 	var err error
-	if set("group") {
-		if err = c.checkGroup(flags); err != nil {
-			return nil, err
-		}
+	if err = c.checkGroup(flags, set); err != nil {
+		return nil, err
 	}
 	if c.from, err = parseStartPoint(flags.from); err != nil {
 		return nil, err

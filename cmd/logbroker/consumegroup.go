@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
+
+	"github.com/spf13/pflag"
 
 	"logbroker/consumer"
 	"logbroker/internal/cli"
@@ -25,8 +29,62 @@ type groupReader interface {
 // has read up to the ends of -e.
 const endCheck = 200 * time.Millisecond
 
-// checkGroup checks the flags that go with -g.
-func (c *consuming) checkGroup(flags *consumeFlags) error {
+// membershipFlags are the flags of consume that go with -g alone.
+type membershipFlags struct {
+	sessionTimeout, commitInterval time.Duration
+	instanceID                     string
+}
+
+// Names of the membershipFlags.
+const (
+	flagSessionTimeout = "session-timeout"
+	flagCommitInterval = "commit-interval"
+	flagInstanceID     = "instance-id"
+)
+
+func (m *membershipFlags) add(f *pflag.FlagSet) {
+	f.DurationVar(&m.sessionTimeout, flagSessionTimeout, 0, "with -g: after which silence of this process its partitions go to others (default: the brokers' groups.session_timeout)")
+	f.DurationVar(&m.commitInterval, flagCommitInterval, consumer.DefaultAutoCommit, "with -g: time between two commits")
+	f.StringVar(&m.instanceID, flagInstanceID, "", "with -g: be a static member under this `id`, which no other member has")
+}
+
+// options returns what the flags that were set make of the membership.
+func (m *membershipFlags) options(set func(name string) bool) (out []consumer.Option, err error) {
+	const (
+		sessionMin, sessionMax = protocol.GroupSessionTimeoutMinMs * time.Millisecond, protocol.GroupSessionTimeoutMaxMs * time.Millisecond
+		commitMin              = 10 * time.Millisecond
+	)
+	if set(flagSessionTimeout) {
+		if m.sessionTimeout < sessionMin || m.sessionTimeout > sessionMax {
+			return nil, cli.Usage("--%s %s: it must lie between %s and %s", flagSessionTimeout, m.sessionTimeout, sessionMin, sessionMax)
+		}
+		out = append(out, consumer.WithSessionTimeout(m.sessionTimeout))
+	}
+	if set(flagCommitInterval) {
+		if m.commitInterval < commitMin {
+			return nil, cli.Usage("--%s %s: it must be at least %s", flagCommitInterval, m.commitInterval, commitMin)
+		}
+		out = append(out, consumer.WithAutoCommit(m.commitInterval))
+	}
+	if set(flagInstanceID) {
+		if n := len(m.instanceID); n == 0 || n > protocol.GroupMemberNameMax || strings.ContainsFunc(m.instanceID, unicode.IsControl) {
+			return nil, cli.Usage("--%s %q: it must have 1 to %d bytes and no control characters", flagInstanceID, m.instanceID, protocol.GroupMemberNameMax)
+		}
+		out = append(out, consumer.WithInstanceID(m.instanceID))
+	}
+	return out, nil
+}
+
+// checkGroup checks -g and the flags that go with it.
+func (c *consuming) checkGroup(flags *consumeFlags, set func(name string) bool) (err error) {
+	if !set("group") {
+		for _, name := range []string{flagSessionTimeout, flagCommitInterval, flagInstanceID} {
+			if set(name) {
+				return cli.Usage("--%s is for members of a group; name it with -g", name)
+			}
+		}
+		return nil
+	}
 	if err := protocol.ValidateGroupName(flags.group); err != nil {
 		return cli.Usage("-g: %s", readable(err))
 	}
@@ -34,7 +92,8 @@ func (c *consuming) checkGroup(flags *consumeFlags) error {
 		return cli.Usage("-g shares the partitions among the group's members; leave out -p")
 	}
 	c.group = flags.group
-	return nil
+	c.membership, err = flags.membership.options(set)
+	return err
 }
 
 // runGroup reads as a member of a consumer group. A record is marked, and so
@@ -112,7 +171,9 @@ func (c *consuming) groupEnds(ctx context.Context) (map[int32]span, error) {
 }
 
 func (c *consuming) groupOptions() []consumer.Option {
-	opts := []consumer.Option{consumer.WithRange(consumer.RangeEarliest), consumer.WithMaxPrefetchBytes(prefetchBytesAll)}
+	opts := append([]consumer.Option{
+		consumer.WithRange(consumer.RangeEarliest), consumer.WithMaxPrefetchBytes(prefetchBytesAll), consumer.WithOnLost(c.noteLost),
+	}, c.membership...)
 	switch c.from.kind {
 	case startBegin:
 		return append(opts, consumer.FromEarliest())
@@ -125,6 +186,11 @@ func (c *consuming) groupOptions() []consumer.Option {
 				c.cancel(err)
 			}
 		}))
+}
+
+// noteLost tells that records come again.
+func (c *consuming) noteLost(_ context.Context, _ *consumer.Consumer, lost []consumer.TopicPartition) {
+	c.app.note("%d partitions were lost: this process was silent for longer than the session time-out, and what it had not committed comes again", len(lost))
 }
 
 // seekFresh moves the partitions of which nothing is committed to where --from

@@ -315,6 +315,9 @@ func (s *seeking) run(ctx context.Context) error {
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
 	if len(topics) == 0 {
+		if _, err := s.b.DescribeGroup(ctx, s.group); err != nil {
+			return err // a group that does not exist has no offsets either
+		}
 		return fmt.Errorf("group %q has committed nothing; name what to move with --topic", s.group)
 	}
 	request := protocol.GroupSeekRequest{Group: s.group, DryRun: s.flags.dryRun}

@@ -235,3 +235,66 @@ func TestGroupSeekComputesTheOffsets(t *testing.T) {
 	}
 	r.do("group", "seek", "g", "--to", "start", "-o", "json", "-t", "events", "-p", "1").want(0, "[\n  {\n    \"topic\": \"events\",\n    \"partition\": 1,\n    \"prior_offset\": 2,\n    \"current_offset\": 0\n  }\n]\n")
 }
+
+func TestConsumeInAGroupPassesOnHowToBeAMember(t *testing.T) {
+	for args, want := range map[string][]string{
+		"": {},
+		"--session-timeout 5s --commit-interval 250ms --instance-id one": {"WithSessionTimeout", "WithAutoCommit", "WithInstanceID"},
+	} {
+		r := newRun(t, threeParts(), "")
+		var passed string
+		r.app.newConsumer = func(ctx context.Context, _ connection, group, topic string, opts ...consumer.Option) (groupReader, error) {
+			// A reader takes none of them, and names them.
+			_, err := consumer.NewReader(ctx, nil, topic, 0, opts...)
+			passed = err.Error()
+			return newFakeGroupReader(r.c, group, topic), nil
+		}
+		r.do(append([]string{"topic", "consume", "events", "-g", "g", "-n", "1", "-f", `%o\n`}, strings.Fields(args)...)...).want(0, "0\n")
+		for _, option := range []string{"WithSessionTimeout", "WithAutoCommit", "WithInstanceID"} {
+			if strings.Contains(passed, option) != slices.Contains(want, option) {
+				t.Errorf("%q passes on: %s", args, passed)
+			}
+		}
+	}
+}
+
+func TestBadGroupArgumentsAreUsageErrorsThatSayWhatToDo(t *testing.T) {
+	long := strings.Repeat("g", 250)
+	for _, x := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"topic consume events --group=", 2, "group name is empty"},
+		{"topic consume events -g " + long, 2, "249"},
+		{"topic consume events -g a..b", 2, "group name"},
+		{"topic consume events -g a\x01b", 2, "group name"},
+		{"topic consume nope -g g", 3, "see: logbroker topic list"},
+		{"topic consume events -g g -p 1", 2, "leave out -p"},
+		{"topic consume events --session-timeout 5s", 2, "-g"},
+		{"topic consume events --commit-interval 5s", 2, "-g"},
+		{"topic consume events --instance-id a", 2, "-g"},
+		{"topic consume events -g g --session-timeout 999ms", 2, "between 1s and 30m0s"},
+		{"topic consume events -g g --session-timeout 31m", 2, "between 1s and 30m0s"},
+		{"topic consume events -g g --session-timeout 5", 2, "session-timeout"},
+		{"topic consume events -g g --commit-interval 0s", 2, "at least 10ms"},
+		{"topic consume events -g g --instance-id=", 2, "1 to 249 bytes"},
+		{"topic consume events -g g --instance-id " + long, 2, "1 to 249 bytes"},
+		{"group describe nope", 3, "see: logbroker group list"},
+		{"group delete nope --yes", 3, "see: logbroker group list"},
+		{"group seek g", 2, "--to"},
+		{"group seek g --to sideways", 2, "--to"},
+		{"group seek g --to start -p 0", 2, "--topic"},
+		{"group seek g --to start -t nope", 3, "see: logbroker topic list"},
+		{"group seek g --to start -t events -p 7", 3, "see: logbroker topic describe events"},
+		{"group seek g --to start -t events -p -1", 2, "negative"},
+		{"group seek nope --to start", 3, "see: logbroker group list"},
+		{"group seek g --to 9 -t events", 1, "OFFSET_OUT_OF_RANGE"},
+	} {
+		r := newRun(t, threeParts(), "")
+		r.do(strings.Split(x.args, " ")...)
+		if r.code != x.code || !strings.Contains(r.stderr.String(), x.want) || r.stdout.Len() > 0 {
+			t.Errorf("%q: exit %d, %s%s; want %d, %q", x.args, r.code, r.stdout.String(), r.stderr.String(), x.code, x.want)
+		}
+	}
+}

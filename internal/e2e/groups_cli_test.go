@@ -111,6 +111,27 @@ func groupWithAMember(t *testing.T, server string) {
 	}
 	p.stop(t, syscallTerm, 5*time.Second)
 	wantGroup(t, describeByCLI(t, server, "g"), "empty", 100, 100)
+	staticMember(t, server)
+}
+
+// staticMember runs two members under one instance id at the same time.
+func staticMember(t *testing.T, server string) {
+	t.Helper()
+	heard := make(chan string, 1000)
+	consume := []string{"topic", "consume", "orders", "-g", "static", "--instance-id", "one", "--session-timeout", "2s", "--commit-interval", "50ms", "-f", `%v\n`}
+	p := launchHeard(t, "first", nil, &lines{each: func(line string) { heard <- line }}, logbroker(), slices.Concat([]string{"--server", server}, consume)...)
+	<-heard
+	if got := cli(t, 1, server, nil, append(consume, "--timeout", "1s")...); !strings.Contains(got.stderr, "UNRELEASED_INSTANCE_ID") || got.stdout != "" {
+		t.Errorf("a second member with one instance id: %s", got.stderr)
+	}
+	await(t, 10*time.Second, "the commits of the first member", func() (bool, string) {
+		lag := *describeByCLI(t, server, "static").TotalLag
+		return lag == 0, fmt.Sprint(lag)
+	})
+	p.stop(t, syscallTerm, 5*time.Second)
+	if again := strings.Fields(cli(t, 0, server, nil, append(consume, "-e")...).stdout); len(again) != 0 {
+		t.Errorf("its successor read %d records again", len(again))
+	}
 }
 
 // wantGroup demands what is committed of all three partitions together, and
