@@ -107,23 +107,54 @@ func (r *Row) take(result *load.Result) {
 
 // Metric is one figure of a Row.
 type Metric struct {
-	Name  string // as in JSON
-	Title string // as in tables, with its unit
-	Of    func(*Row) *float64
+	Name    string // as in JSON
+	Title   string // as in tables, with its unit
+	Meaning string // in a sentence
+	Of      func(*Row) *float64
 }
 
 // Metrics are the figures of a Row in the order of the tables.
 func Metrics() []Metric {
 	return []Metric{
-		{"records_per_s", "records/s", func(r *Row) *float64 { return r.RecordsPerS }},
-		{"mb_per_s", "MB/s", func(r *Row) *float64 { return r.MBPerS }},
-		{"cpu_s_per_million", "CPU-s/million", func(r *Row) *float64 { return r.CPUSPerMillion }},
-		{"disk_bytes_per_byte", "disk B/B", func(r *Row) *float64 { return r.DiskBytesPerByte }},
-		{"p50_ms", "p50 ms", func(r *Row) *float64 { return r.P50Ms }},
-		{"p99_ms", "p99 ms", func(r *Row) *float64 { return r.P99Ms }},
-		{"p999_ms", "p99.9 ms", func(r *Row) *float64 { return r.P999Ms }},
-		{"alone_p50_ms", "alone p50 ms", func(r *Row) *float64 { return r.AloneP50Ms }},
-		{"alone_p99_ms", "alone p99 ms", func(r *Row) *float64 { return r.AloneP99Ms }},
-		{"consume_records_per_s", "consume records/s", func(r *Row) *float64 { return r.ConsumeRecordsPerS }},
+		{
+			"records_per_s", "records/s", "acked records per second, sent as fast as it goes",
+			func(r *Row) *float64 { return r.RecordsPerS },
+		},
+		{
+			"mb_per_s", "MB/s", "their keys and values before compression, in 10^6 bytes",
+			func(r *Row) *float64 { return r.MBPerS },
+		},
+		{
+			"cpu_s_per_million", "CPU-s/million", "CPU seconds of all brokers together, user and system, per million records produced; the clients' are not in it",
+			func(r *Row) *float64 { return r.CPUSPerMillion },
+		},
+		{
+			"disk_bytes_per_byte", "disk B/B", "bytes that all brokers together wrote to disk or its cache per byte of MB/s",
+			func(r *Row) *float64 { return r.DiskBytesPerByte },
+		},
+		{
+			"p50_ms", "p50 ms", "of the latency at half of each one's own records/s, open loop, from the intended send time to the ack",
+			func(r *Row) *float64 { return r.P50Ms },
+		},
+		{
+			"p99_ms", "p99 ms", "of the same",
+			func(r *Row) *float64 { return r.P99Ms },
+		},
+		{
+			"p999_ms", "p99.9 ms", "of the same",
+			func(r *Row) *float64 { return r.P999Ms },
+		},
+		{
+			"alone_p50_ms", "alone p50 ms", "of the latency of one record at a time, the next after the ack",
+			func(r *Row) *float64 { return r.AloneP50Ms },
+		},
+		{
+			"alone_p99_ms", "alone p99 ms", "of the same",
+			func(r *Row) *float64 { return r.AloneP99Ms },
+		},
+		{
+			"consume_records_per_s", "consume records/s", "all that was produced, read from the start",
+			func(r *Row) *float64 { return r.ConsumeRecordsPerS },
+		},
 	}
 }

@@ -39,7 +39,7 @@ type Plan struct {
 }
 
 // stopGrace is how long a turn's process gets to stop its brokers.
-const stopGrace = 30 * time.Second
+const stopGrace = 60 * time.Second
 
 // Run does all rounds. A turn that fails is a Row that says why, and the rounds
 // go on. When ctx ends, the rounds that were done are returned with its error.
