@@ -19,7 +19,24 @@ type Document struct {
 	GitRef  string        `json:"git_ref"` // commit, with -dirty where the checkout was changed
 	Version string        `json:"version"`
 	Machine procs.Machine `json:"machine"`
-	Turns   []Turn        `json:"turns"` // one, or one per point of a sweep
+
+	// Of the last turn, and sums over all of them.
+	Replicas   int     `json:"replicas"`
+	Durability string  `json:"durability"` // what an ack means
+	CPUSeconds float64 `json:"cpu_s"`      // of the brokers, warm-ups cut off
+	DiskBytes  int64   `json:"disk_bytes"` // of the brokers, warm-ups cut off
+
+	Turns []Turn `json:"turns"` // one, or one per point of a sweep
+}
+
+// Add adds a turn and updates the sums.
+func (d *Document) Add(t Turn) {
+	d.Turns = append(d.Turns, t)
+	d.Replicas, d.Durability = t.Replicas, t.Durability
+	for i := range t.Phases {
+		d.CPUSeconds += t.Phases[i].CPUSeconds
+		d.DiskBytes += t.Phases[i].DiskBytes
+	}
 }
 
 // Turn is what one system did with one Spec.
@@ -28,6 +45,7 @@ type Turn struct {
 	Point       string            `json:"point,omitempty"` // of a sweep, e.g. "partitions=60"
 	Spec        Spec              `json:"spec"`
 	Settings    map[string]string `json:"settings"`
+	Replicas    int               `json:"replicas"`   // of each partition, as they are
 	Durability  string            `json:"durability"` // what an ack means
 	StartedAt   time.Time         `json:"started_at"`
 	LoadAverage [3]float64        `json:"load_average"` // of the machine before, over 1, 5 and 15 minutes
@@ -113,4 +131,10 @@ type Tick struct {
 // means; it becomes Turn.Durability.
 type Durable interface {
 	Durability() string
+}
+
+// Replicated is implemented by a System that knows after Start how many replicas
+// its partitions have; it becomes Turn.Replicas, which else is the Spec's.
+type Replicated interface {
+	Replicas() int
 }

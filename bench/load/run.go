@@ -32,7 +32,7 @@ type turn struct {
 //
 // Errors: of the Spec; of the System, with what was measured before.
 func RunTurn(ctx context.Context, sys System, spec Spec, progress Progress) (result Turn, err error) {
-	result = Turn{System: sys.Name(), Spec: spec, StartedAt: time.Now(), LoadAverage: procs.LoadAverage()}
+	result = Turn{System: sys.Name(), Spec: spec, Replicas: spec.Replicas, StartedAt: time.Now(), LoadAverage: procs.LoadAverage()}
 	if err := spec.Validate(); err != nil {
 		return result, err
 	}
@@ -52,6 +52,9 @@ func RunTurn(ctx context.Context, sys System, spec Spec, progress Progress) (res
 	result.Settings = sys.Settings()
 	if d, ok := sys.(Durable); ok {
 		result.Durability = d.Durability()
+	}
+	if r, ok := sys.(Replicated); ok {
+		result.Replicas = r.Replicas()
 	}
 	for _, phase := range spec.Phases {
 		if ctx.Err() != nil {

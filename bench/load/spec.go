@@ -42,9 +42,9 @@ type Spec struct {
 
 	Topics     int `json:"topics"`
 	Partitions int `json:"partitions"` // of each topic
-	Replicas   int `json:"replicas"`
-	Producers  int `json:"producers"` // client connections that send
-	Consumers  int `json:"consumers"` // client connections that receive
+	Replicas   int `json:"replicas"`   // of each partition; 0: the system's default, which its settings name
+	Producers  int `json:"producers"`  // client connections that send
+	Consumers  int `json:"consumers"`  // client connections that receive
 
 	RecordSize int    `json:"record_size"` // bytes of a value; on average for PayloadJSON
 	Payload    string `json:"payload"`
@@ -107,7 +107,7 @@ func (s *Spec) Validate() error {
 	}
 	fault(s.Topics < 1, "--topics %d: use 1 or more", s.Topics)
 	fault(s.Partitions < 1, "--partitions %d: use 1 or more", s.Partitions)
-	fault(s.Replicas < 1, "--replicas %d: use 1 or more", s.Replicas)
+	fault(s.Replicas < 0, "--replicas %d: use 1 or more, or 0 for the system's default", s.Replicas)
 	fault(s.Producers < 1, "--producers %d: use 1 or more", s.Producers)
 	fault(s.Consumers < 1, "--consumers %d: use 1 or more", s.Consumers)
 	fault(s.Payload != PayloadRandom && s.Payload != PayloadJSON, "--payload %q: use random or json", s.Payload)

@@ -92,6 +92,10 @@ func Layers() map[string]Rule {
 			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
+		"bench": {
+			Own:   []string{"bench/load", "bench/procs", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
+			Third: []string{cobra, "github.com/spf13/pflag", hdrHistogram}, Never: neverInClients,
+		},
 		"bench/procs":      {Never: neverInLoad},
 		"bench/compare":    {Own: []string{"bench/load", "bench/procs"}, Never: neverInLoad},
 		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
