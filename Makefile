@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench speed groups-scale
+.PHONY: all build vet lint arch test test-peers race tidy check microbench speed groups-scale
 
 all: check
 
@@ -46,7 +46,7 @@ tidy:
 check: build vet lint arch race tidy
 
 # The speed of the layers, each alone.
-bench:
+microbench:
 	$(GO) test -run=NONE -bench=. -benchmem ./...
 
 # One producer process against dev, in turn with the raw ceiling (package

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,6 +149,34 @@ func TestBrokersDieWithABenchThatIsKilled(t *testing.T) {
 	}
 	_ = cmd.Wait() // it was killed
 	await(t, "the broker has ended", func() bool { return gone(pid) })
+}
+
+// readmeLine is a command of README.md that this package has to run.
+var readmeLine = regexp.MustCompile(`(?m)^go run \./bench (.*)$`)
+
+func TestEveryBenchCommandOfTheREADMEWorks(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := readmeLine.FindAllStringSubmatch(string(raw), -1)
+	if len(commands) < 3 {
+		t.Errorf("%d commands found in README.md: did they change their form?", len(commands))
+	}
+	for _, m := range commands {
+		if strings.HasPrefix(m[1], "compare") {
+			continue // minutes, and needs what package bench/peers builds
+		}
+		// The last flag of a kind wins, so these shorten the run.
+		args := append(strings.Fields(m[1]), "--in-process", "--embedded", "1", "--duration", "500ms", "--warmup", "0s")
+		if args[0] == "sweep" {
+			args = append(args, "--values", "1")
+		}
+		if out, err := bench(t, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s\n%v\n%s", m[0], err, out)
+		}
+	}
 }
 
 // gone reports whether a process has ended; it may be a zombie whose parent was

@@ -15,17 +15,17 @@ import (
 // dimension is what a sweep changes from point to point.
 type dimension struct {
 	name, short string
-	values      []string // where none are given
+	values      string // where none are given
 	apply       func(f *flags, n int64)
 }
 
 func dimensions() []dimension {
 	return []dimension{
-		{"partitions", "How cost grows with the number of partitions", []string{"1", "6", "24", "60"}, func(f *flags, n int64) { f.spec.Partitions = int(n) }},
-		{"brokers", "How cost grows with the number of brokers", []string{"1", "3", "5"}, func(f *flags, n int64) { f.embedded = int(n) }},
-		{"size", "How cost grows with the size of records", []string{"128", "1KiB", "16KiB"}, func(f *flags, n int64) { f.recordSize = units.ByteSize(n) }},
-		{"producers", "How throughput grows with the number of producers", []string{"1", "2", "4"}, func(f *flags, n int64) { f.spec.Producers = int(n) }},
-		{"consumers", "How throughput grows with the number of consumers", []string{"1", "2", "4"}, func(f *flags, n int64) { f.spec.Consumers = int(n) }},
+		{"partitions", "How cost grows with the number of partitions", "1,6,24,60", func(f *flags, n int64) { f.spec.Partitions = int(n) }},
+		{"brokers", "How cost grows with the number of brokers", "1,3,5", func(f *flags, n int64) { f.embedded = int(n) }},
+		{"size", "How cost grows with the size of records", "128,1KiB,16KiB", func(f *flags, n int64) { f.recordSize = units.ByteSize(n) }},
+		{"producers", "How throughput grows with the number of producers", "1,2,4", func(f *flags, n int64) { f.spec.Producers = int(n) }},
+		{"consumers", "How throughput grows with the number of consumers", "1,2,4", func(f *flags, n int64) { f.spec.Consumers = int(n) }},
 	}
 }
 
@@ -42,12 +42,12 @@ func newSweep() *cobra.Command {
 
 func newSweepOver(d dimension) *cobra.Command {
 	f := &flags{}
-	var values []string
+	var values string
 	cmd := &cobra.Command{
 		Use: d.name, Short: d.short,
 		Args: cli.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			points, err := f.points(cmd, d, values)
+			points, err := f.points(cmd, d, strings.Split(values, ","))
 			if err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ func newSweepOver(d dimension) *cobra.Command {
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringSliceVar(&values, "values", d.values, "the points")
+	cmd.Flags().StringVar(&values, "values", d.values, "the points, with commas")
 	return cmd
 }
 

@@ -39,6 +39,8 @@ func TestEveryCommandOfTheREADMEWorks(t *testing.T) {
 		switch {
 		case command == "go run ./cmd/logbrokerd dev", command == "go test ./...", strings.HasPrefix(command, "make "):
 			continue // the first runs here, the second is what runs this, the third runs the second
+		case strings.HasPrefix(command, "go run ./bench "):
+			continue // package bench runs them, shortened
 		}
 		if !strings.Contains(command, "go run ./cmd/logbroker") {
 			t.Errorf("README has a command that this test cannot run: %s", command)
