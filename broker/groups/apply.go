@@ -72,8 +72,8 @@ func (s *state) make(name string, timeMs int64) (*group, outcome) {
 }
 
 // join adds a member, or takes what a member says of itself anew. A member that
-// joins again keeps what it owns: a copy of its first join may come late. A
-// static member takes the place of the one that went away.
+// joins again keeps what it owns, granted anew: a copy of its first join may come
+// late. A static member takes the place of the one that went away.
 func (s *state) join(op *operation) outcome {
 	g, j := s.groups[op.Group], op.Joining
 	if g == nil {
@@ -112,7 +112,23 @@ func (g *group) rejoin(m *member, j joining) outcome {
 		g.revision++
 	}
 	m.joining, m.away = j, false
+	g.grantAnew(m)
 	return outcome{}
+}
+
+// grantAnew makes void what m has sent as an owner. It lost everything before it
+// joined again, and begins at what is committed: a commit from before that came
+// only now would be above, and its next one would take the offset back.
+func (g *group) grantAnew(m *member) {
+	if len(m.owned) == 0 {
+		return
+	}
+	g.epoch++
+	m.epoch = g.epoch
+	for p, o := range m.owned { // each on its own: the order does not matter
+		o.granted = g.epoch
+		m.owned[p] = o
+	}
 }
 
 // takeOver gives m what old had, which has given up all of it by leaving.

@@ -201,6 +201,34 @@ func TestCommitsAreOrderedAndFenced(t *testing.T) {
 	}
 }
 
+// TestLateCommitOfAMemberThatJoinedAgainTakesNoOffsetBack: a member that heard of
+// no coordinator for its session joins again, while the coordinator, a new one
+// perhaps, still has it. What it sent before must not be stored any more: it has
+// begun at the offset that was committed then.
+func TestLateCommitOfAMemberThatJoinedAgainTakesNoOffsetBack(t *testing.T) {
+	b := newBench(t)
+	b.join("a", "t")
+	b.assign(four)
+	p := Partition{7, 0}
+	before := b.member("a").epoch
+	if got := b.commit("a", before, 1, 80, p); got != errcode.None {
+		t.Fatal(got)
+	}
+	b.join("a", "t")
+	if got := b.commit("a", before, 2, 100, p); got != errcode.StaleMemberEpoch {
+		t.Errorf("a commit from before it joined again: %v", got)
+	}
+	if got := b.commit("a", b.member("a").epoch, 3, 85, p); got != errcode.None {
+		t.Errorf("a commit from after it joined again: %v", got)
+	}
+	if got := b.m.groups["g"].offsets[p].offset; got != 85 {
+		t.Errorf("the offset is %d, want 85", got)
+	}
+	if got := len(b.member("a").may()); got != 4 {
+		t.Errorf("it may own %d partitions, it had 4", got)
+	}
+}
+
 func TestEntriesOfAnOldCoordinatorChangeNothing(t *testing.T) {
 	b := newBench(t)
 	b.join("a", "t")
