@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == memberCommand {
 		os.Exit(memberMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == historyCommand {
+		os.Exit(historyMemberMain(os.Args[2:]))
+	}
 	flag.Parse()
 	waitTogether()
 	os.Exit(buildAndRun(m))

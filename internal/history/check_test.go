@@ -6,7 +6,7 @@ import (
 )
 
 func TestLegalHistoriesHaveNoFault(t *testing.T) {
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		drained := seed%2 == 0
 		w := newWorld(seed, int(seed%3)).run(600, drained)
 		if r := Check(w.events(), w.options(drained)); !r.OK() {
@@ -19,7 +19,7 @@ func TestLegalHistoriesHaveNoFault(t *testing.T) {
 // missing might have been delivered.
 func TestTornFilesProveNothing(t *testing.T) {
 	excused := 0
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		w := newWorld(seed, 2).run(600, true)
 		for _, killed := range w.files["nemesis"] {
 			file := w.files[killed.Process]

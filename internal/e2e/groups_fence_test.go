@@ -1,0 +1,201 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"syscall"
+	"testing"
+	"time"
+
+	"logbroker/internal/client"
+	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
+)
+
+// TestCoordinatorThatStoodStillChangesNothingThatItsSuccessorDecided stops the
+// coordinator's process for longer than the sessions of both members, with a
+// commit on its way to it, and lets it go on when its successor has removed the one
+// that fell silent and given everything to the other. It must neither remove that
+// one, whose heartbeats it did not hear, nor store the commit that waits in its
+// socket, and that it may propose before it learns that it leads no more.
+func TestCoordinatorThatStoodStillChangesNothingThatItsSuccessorDecided(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, groupSettings)
+	admin := dial(t, c.urls()...)
+	createTopic(t, admin, "events", 4)
+	load := startLoad(t, c.urls(), "events") // something to commit
+	load.awaitAcks(t, 4, 100, 20*time.Second)
+	load.finish(t)
+	a := rawMember{t: t, id: "a", client: admin, session: time.Second}
+	b := rawMember{t: t, id: "b", client: admin, session: fenceSession}
+	await(t, 30*time.Second, "both own two partitions", func() (bool, string) {
+		err := errors.Join(a.beat(), b.beat())
+		return err == nil && a.has() == 2 && b.has() == 2, fmt.Sprint(a.owned, b.owned, err)
+	})
+	if err := a.commit(10); err != nil {
+		t.Fatal(err)
+	}
+	before, why := describeGroup(t, admin, "g")
+	if before == nil {
+		t.Fatal(why)
+	}
+	old := c.nodes[before.Coordinator-1]
+	others := []string{}
+	for _, n := range c.nodes {
+		if n != old {
+			others = append(others, n.url())
+		}
+	}
+	late := a // the same member, by a connection to the coordinator's node alone
+	late.client, b.client = dial(t, old.url()), dial(t, others...)
+
+	stopped := time.Now()
+	old.signal(t, syscall.SIGSTOP)
+	answered := make(chan error, 1)
+	go func() { answered <- late.commit(50) }() // waits in the socket, ends with its time-out
+	await(t, 30*time.Second, "b owns all, once a's session is over", func() (bool, string) {
+		err := b.beat()
+		return err == nil && b.has() == 4, fmt.Sprint(b.owned, err)
+	})
+	if err := b.commit(100); err != nil {
+		t.Fatal(err)
+	}
+	stays := b.keepBeating()
+	after, why := describeGroup(t, b.client, "g")
+	if after == nil {
+		t.Fatal(why)
+	}
+
+	<-time.After(time.Until(stopped.Add(fenceSession + time.Second)))
+	old.signal(t, syscall.SIGCONT)
+	select {
+	case err := <-answered:
+		t.Logf("the late commit: %v", err)
+		if err == nil {
+			t.Error("a commit was taken that a member sent which is none any more")
+		}
+	case <-time.After(rawWithin + 5*time.Second):
+		t.Fatal("the late commit is not answered")
+	}
+	awaitApplied(t, late.client) // it has handled what waited, and caught up
+	for _, servers := range [][]string{{old.url()}, others} {
+		asked := dial(t, servers...)
+		now, why := describeGroup(t, asked, "g")
+		if now == nil {
+			t.Fatal(why)
+		}
+		if now.GroupEpoch != after.GroupEpoch || !reflect.DeepEqual(now.Members, after.Members) {
+			t.Errorf("the group changed from epoch %d, %+v to epoch %d, %+v", after.GroupEpoch, after.Members, now.GroupEpoch, now.Members)
+		}
+		for p, at := range committed(t, asked, "g") {
+			if at != 100 {
+				t.Errorf("partition %d: %d is committed, want 100", p, at)
+			}
+		}
+	}
+	if err := stays(); err != nil {
+		t.Errorf("the member that the successor took in: %v", err)
+	}
+	c.stop(t)
+}
+
+// fenceSession is the session of the member that stays.
+const fenceSession = 4 * time.Second
+
+// rawWithin is how long a raw request may wait for its answer.
+const rawWithin = 15 * time.Second
+
+// rawMember is a member of group g by hand.
+type rawMember struct {
+	t        *testing.T
+	id       string
+	client   *client.Client
+	session  time.Duration
+	epoch    int32
+	sequence int64
+	owned    []protocol.TopicPartitions
+}
+
+// beat sends a heartbeat; the first one joins.
+func (m *rawMember) beat() error {
+	ctx, cancel := context.WithTimeout(context.Background(), rawWithin)
+	defer cancel()
+	var reply protocol.HeartbeatReply
+	err := m.client.Group(ctx, protocol.VerbGroupHeartbeat, "g", protocol.HeartbeatRequest{
+		Version: protocol.ControlVersion, Group: "g", MemberID: m.id, MemberEpoch: m.epoch, Topics: []string{"events"}, Owned: m.owned,
+		SessionTimeoutMs: m.session.Milliseconds(),
+	}, &reply)
+	if err == nil {
+		m.epoch, m.owned = reply.MemberEpoch, reply.Assignment
+	}
+	return err
+}
+
+// has is how many partitions it may own.
+func (m *rawMember) has() (n int) {
+	for _, t := range m.owned {
+		n += len(t.Partitions)
+	}
+	return n
+}
+
+// keepBeating sends heartbeats until stop, which returns the first error.
+func (m *rawMember) keepBeating() (stop func() error) {
+	ctx, cancel := context.WithCancel(m.t.Context())
+	failed := make(chan error, 1)
+	go func() { // ends with stop or the test
+		tick := time.NewTicker(fenceSession / 20)
+		defer tick.Stop()
+		var first error
+		for ctx.Err() == nil {
+			if err := m.beat(); first == nil {
+				first = err
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+		failed <- first
+	}()
+	return func() error {
+		cancel()
+		return <-failed
+	}
+}
+
+// commit commits one offset for all the member owns.
+func (m *rawMember) commit(offset int64) error {
+	m.sequence++
+	req := protocol.CommitRequest{Version: protocol.ControlVersion, Group: "g", MemberID: m.id, MemberEpoch: m.epoch, Sequence: m.sequence}
+	for _, p := range m.owned[0].Partitions {
+		req.Offsets = append(req.Offsets, protocol.CommittedOffset{Topic: "events", TopicID: m.owned[0].TopicID, Partition: p, Offset: offset})
+	}
+	var reply protocol.CommitReply
+	err := m.client.GroupOnce(context.Background(), client.GroupCall{Verb: protocol.VerbGroupCommit, Group: "g", Request: req, Reply: &reply, Within: rawWithin})
+	for _, r := range reply.Results {
+		if r.Error != nil && err == nil {
+			err = r.Error.Err()
+		}
+	}
+	if code := errcode.Of(err); err != nil && code == errcode.RequestTimedOut {
+		return fmt.Errorf("no answer: %w", err)
+	}
+	return err
+}
+
+// awaitApplied waits until the cluster says by way of c that every replica is there.
+func awaitApplied(t testing.TB, c *client.Client) {
+	t.Helper()
+	await(t, 20*time.Second, "all is healthy", func() (bool, string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		health, err := c.Admin().ClusterHealth(ctx)
+		if err != nil {
+			return false, err.Error()
+		}
+		return health.Healthy, fmt.Sprint(health.Reasons)
+	})
+}
