@@ -104,7 +104,7 @@ func (f *fetch) serve() (parked bool, err error) {
 			return false, err
 		}
 	}
-	buf := f.h.buffer()
+	buf := f.h.buffer(f.req.Offset < f.target.replica.HighWatermark())
 	defer f.h.recycle(buf)
 	offset, left := f.req.Offset, int(f.req.MaxBytes)
 	for first := true; ; first = false {

@@ -289,8 +289,14 @@ func (h *Handler) Close() {
 	}
 }
 
-// buffer returns an empty buffer for a fetch reply.
-func (h *Handler) buffer() *[]byte {
+// buffer returns an empty buffer for a fetch reply. Most fetches find nothing
+// new, and thousands of them may wait; what they take and drop is a header's
+// room. Where records come in just then it grows.
+func (h *Handler) buffer(records bool) *[]byte {
+	if !records {
+		b := make([]byte, 0, protocol.FetchReplyHeaderSize)
+		return &b
+	}
 	if b, ok := h.fetchBuffers.Get().(*[]byte); ok {
 		return b
 	}
@@ -298,10 +304,11 @@ func (h *Handler) buffer() *[]byte {
 	return &b
 }
 
-// recycle takes a buffer back, unless an unusually large batch made it grow.
+// recycle takes a buffer back, unless it holds no reply or an unusually large
+// batch made it grow.
 func (h *Handler) recycle(b *[]byte) {
 	const largest = 2 << 20
-	if cap(*b) <= largest {
+	if n := cap(*b); n >= h.options.ReplyBytes && n <= largest {
 		h.fetchBuffers.Put(b)
 	}
 }
