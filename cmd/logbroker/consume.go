@@ -66,7 +66,7 @@ type consuming struct {
 	app        *app
 	conn       connection
 	topic      string
-	group      string  // "": none
+	group      string // "": none
 	membership []consumer.Option
 	partitions []int32 // nil: all
 	from       startPoint

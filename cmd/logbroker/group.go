@@ -300,25 +300,9 @@ type seekRow struct {
 }
 
 func (s *seeking) run(ctx context.Context) error {
-	committed, err := s.b.GroupOffsets(ctx, s.group)
-	if err != nil && (errcode.Of(err) != errcode.GroupIDNotFound || len(s.flags.topics) == 0) {
+	topics, prior, err := s.committed(ctx)
+	if err != nil {
 		return err
-	}
-	prior := map[partitionName]int64{}
-	topics := s.flags.topics
-	for _, o := range committed {
-		prior[partitionName{o.Topic, o.Partition}] = o.Offset
-		if len(s.flags.topics) == 0 {
-			topics = append(topics, o.Topic)
-		}
-	}
-	slices.Sort(topics)
-	topics = slices.Compact(topics)
-	if len(topics) == 0 {
-		if _, err := s.b.DescribeGroup(ctx, s.group); err != nil {
-			return err // a group that does not exist has no offsets either
-		}
-		return fmt.Errorf("group %q has committed nothing; name what to move with --topic", s.group)
 	}
 	request := protocol.GroupSeekRequest{Group: s.group, DryRun: s.flags.dryRun}
 	rows := []seekRow{}
@@ -352,6 +336,31 @@ func (s *seeking) run(ctx context.Context) error {
 			t.row(r.Topic, r.Partition, r.Prior, r.Current)
 		}
 	})
+}
+
+// committed returns the topics to move in, and what is committed now.
+func (s *seeking) committed(ctx context.Context) (topics []string, prior map[partitionName]int64, err error) {
+	committed, err := s.b.GroupOffsets(ctx, s.group)
+	if err != nil && (errcode.Of(err) != errcode.GroupIDNotFound || len(s.flags.topics) == 0) {
+		return nil, nil, err
+	}
+	prior = map[partitionName]int64{}
+	topics = s.flags.topics
+	for _, o := range committed {
+		prior[partitionName{o.Topic, o.Partition}] = o.Offset
+		if len(s.flags.topics) == 0 {
+			topics = append(topics, o.Topic)
+		}
+	}
+	slices.Sort(topics)
+	topics = slices.Compact(topics)
+	if len(topics) == 0 {
+		if _, err := s.b.DescribeGroup(ctx, s.group); err != nil {
+			return nil, nil, err // a group that does not exist has no offsets either
+		}
+		return nil, nil, fmt.Errorf("group %q has committed nothing; name what to move with --topic", s.group)
+	}
+	return topics, prior, nil
 }
 
 // targets finds the offsets to move to in one topic.
