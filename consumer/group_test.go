@@ -465,6 +465,9 @@ func TestLostRepliesOfTheCoordinatorLoseNothing(t *testing.T) {
 
 func TestOptionsOfAGroupAreChecked(t *testing.T) {
 	t.Parallel()
+	if every := defaultOptions().autoCommit; every != 5*time.Second {
+		t.Errorf("automatic commits every %s", every)
+	}
 	many := make([]string, protocol.GroupTopicsMax+1)
 	for i := range many {
 		many[i] = fmt.Sprint("t", i)

@@ -137,10 +137,19 @@ func TestPrefetchIsBoundedOverAllPartitions(t *testing.T) {
 	if err := c.Pause(TopicPartition{"orders", 3}); err != nil {
 		t.Fatal(err)
 	}
+	paused, err := c.claim(TopicPartition{"orders", 3})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 7 * 40 {
 		if n := queued(); n > limit {
 			t.Fatalf("%d bytes are queued", n)
 		}
+		paused.feed.mu.Lock()
+		if n := paused.feed.queued; n > limit/8 {
+			t.Fatalf("a paused partition keeps %d bytes, its share is %d", n, limit/8)
+		}
+		paused.feed.mu.Unlock()
 		if recs, err := c.Poll(within(t), 1); err != nil || recs[0].Partition == 3 {
 			t.Fatal(recs, err)
 		}

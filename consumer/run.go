@@ -97,12 +97,13 @@ func (c *Consumer) work(ctx context.Context, cl *claim, handle Handler) error {
 	for {
 		rec, err := cl.next(ctx)
 		switch {
+		case err == nil: // also when ctx has just ended: the record is handed out
 		case errors.Is(err, ErrClosed) || ctx.Err() != nil:
 			return nil
-		case err != nil && cl.feed.topicGone():
+		case cl.feed.topicGone():
 			<-cl.feed.stop // the coordinator finds out too
 			return nil
-		case err != nil:
+		default:
 			return err
 		}
 		if err := handle(handling, rec); err != nil {

@@ -137,3 +137,150 @@ func TestAHandlerIsToldThatItsPartitionIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// flipping is a context that ends when it has been asked so often whether it
+// has: at any point of a call.
+type flipping struct {
+	context.Context
+	left atomic.Int32
+}
+
+func (f *flipping) Err() error {
+	if f.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestARunThatEndsAtAnyMomentLosesNoRecord(t *testing.T) {
+	const total = 100 // more than the runs can read: none of them waits
+	b := shared(t, 1, 1, total)
+	c := member(t, b)
+	next := int64(0)
+	handle := func(_ context.Context, r Record) error {
+		if r.Offset != next {
+			t.Errorf("offset %d comes after %d", r.Offset, next-1)
+		}
+		next = r.Offset + 1
+		return nil
+	}
+	clienttest.Await(t, "the partition", func() bool { return len(c.Positions()) == 1 })
+	cl, err := c.claim(TopicPartition{"orders", 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clienttest.Await(t, "its records", func() bool {
+		cl.feed.mu.Lock()
+		defer cl.feed.mu.Unlock()
+		return cl.feed.fetchAt == total
+	})
+	for n := range int32(12) {
+		ctx := &flipping{Context: context.Background()}
+		ctx.left.Store(n)
+		if err := c.work(ctx, cl, handle); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for next < total {
+		recs, err := c.Poll(within(t), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = handle(t.Context(), recs[0])
+		c.Mark(recs...)
+	}
+	awaitCommitted(t, b, 1, total)
+}
+
+func TestRunLeavesPausedPartitionsAlone(t *testing.T) {
+	p0 := TopicPartition{"orders", 0}
+	b := shared(t, 1, 2, 50)
+	c := member(t, b, WithOnAssigned(func(_ context.Context, c *Consumer, _ []TopicPartition) {
+		if err := c.Pause(p0); err != nil {
+			t.Error(err)
+		}
+	}))
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	var paused atomic.Int32
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Run(ctx, func(_ context.Context, r Record) error {
+			if r.Partition == 0 {
+				paused.Add(1)
+			}
+			return nil
+		})
+	}()
+	clienttest.Await(t, "the other partition", func() bool { return b.Committed("g", "orders", 1) == 50 })
+	if n := paused.Load(); n != 0 {
+		t.Fatalf("%d records of a paused partition", n)
+	}
+	if err := c.Resume(p0); err != nil {
+		t.Fatal(err)
+	}
+	awaitCommitted(t, b, 2, 50)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRecordsOfAGroupEndWithTheErrorAndLoseNothingWhenLeft(t *testing.T) {
+	b := shared(t, 1, 2, 30)
+	c := member(t, b)
+	s := newSeen()
+	for s.distinct() < 60 {
+		for r, err := range c.Records(within(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.note(r)
+			if s.distinct()%7 == 0 || s.distinct() == 60 {
+				break
+			}
+		}
+	}
+	if s.repeated() != 0 {
+		t.Fatal(s.repeated())
+	}
+	ctx, cancel := context.WithCancel(within(t))
+	cancel()
+	pairs := 0
+	for r, err := range c.Records(ctx) {
+		if pairs++; !errors.Is(err, context.Canceled) || r.Topic != "" {
+			t.Fatal(r, err)
+		}
+	}
+	if pairs != 1 {
+		t.Fatalf("%d pairs after the end of ctx", pairs)
+	}
+}
+
+func TestCloseLeavesAtOnceAndCommitsNothing(t *testing.T) {
+	b := shared(t, 1, 1, 30)
+	told := func(context.Context, *Consumer, []TopicPartition) { t.Error("Close called back") }
+	c := member(t, b, WithAutoCommit(0), WithOnRevoked(told), WithOnLost(told))
+	for n := 0; n < 30; {
+		recs, err := c.Poll(within(t), 30)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Mark(recs...)
+		n += len(recs)
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := c.Poll(context.Background(), 1)
+		waiting <- err
+	}()
+	if err := errors.Join(c.Close(), c.Close(), c.Drain(within(t))); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waiting; !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+	if got := b.Committed("g", "orders", 0); got != -1 || len(b.Members("g")) != 0 {
+		t.Fatal(got, b.Members("g"))
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"logbroker/internal/client"
 	"logbroker/internal/protocol"
+	"logbroker/producer"
 )
 
 const (
@@ -20,6 +21,9 @@ const (
 	commitsWarmup = 2 * time.Second
 	// commitsWanted is the rate of the open loop, in partition offsets a second.
 	commitsWanted = 20_000
+	// commitsEnd is how many records each partition has: nothing beyond can be
+	// committed. After so many commits a member goes on with the same offset.
+	commitsEnd = 1000
 )
 
 // committer is a member that does nothing but commit: what package consumer
@@ -61,7 +65,7 @@ func (m *committer) commit(ctx context.Context) error {
 	req := protocol.CommitRequest{Version: protocol.ControlVersion, Group: m.group, MemberID: m.id, MemberEpoch: m.epoch, Sequence: m.sequence}
 	for _, t := range m.owned {
 		for _, p := range t.Partitions {
-			req.Offsets = append(req.Offsets, protocol.CommittedOffset{Topic: t.Topic, TopicID: t.TopicID, Partition: p, Offset: m.sequence})
+			req.Offsets = append(req.Offsets, protocol.CommittedOffset{Topic: t.Topic, TopicID: t.TopicID, Partition: p, Offset: min(m.sequence, commitsEnd)})
 		}
 	}
 	var reply protocol.CommitReply
@@ -74,6 +78,26 @@ func (m *committer) commit(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fillPartitions appends commitsEnd records to every partition.
+func fillPartitions(b *testing.B, servers []string) {
+	b.Helper()
+	p, err := producer.New(b.Context(), servers)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range scalePartitions * commitsEnd {
+		record := producer.Record{Topic: scaleTopic, Partition: new(int32(i % scalePartitions)), Value: []byte("x")}
+		p.SendAsync(b.Context(), record, func(_ producer.Receipt, err error) {
+			if err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	if err := p.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // joinCommitters has scaleMembers join, and returns once all of them own their
@@ -157,6 +181,7 @@ func (t *times) report(b *testing.B, took time.Duration) int {
 // and their time counts from when they were due. Run it with -benchtime=1x.
 func BenchmarkGroupsCommit(b *testing.B) {
 	d := startScale(b)
+	fillPartitions(b, d.told.Servers)
 	members := joinCommitters(b, d.told.Servers)
 	for _, inFlight := range []int{32, 128} {
 		b.Run(fmt.Sprint("closed", inFlight), func(b *testing.B) {
