@@ -55,6 +55,7 @@ func Layers() map[string]Rule {
 		"internal/murmur2":             {},
 		"internal/e2e":                 {},
 		"internal/history":             {},
+		"internal/stall":               {},
 		"internal/metrics":             {Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
 		"internal/storage":             {Third: []string{vfs, "golang.org/x/sys"}},
 		"internal/storage/storagetest": {Own: []string{"internal/storage"}},
