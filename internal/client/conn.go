@@ -16,7 +16,7 @@ import (
 
 // Bounds of one connection.
 const (
-	dialTimeout  = 2 * time.Second
+	dialTimeout  = 5 * time.Second
 	pingInterval = 5 * time.Second
 	writeTimeout = 5 * time.Second
 	// Replies wait in the subscription only while a handler runs, and handlers
