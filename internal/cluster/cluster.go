@@ -1,6 +1,6 @@
 // Package cluster runs a whole cluster of brokers in the test's own process:
 // every node with its own directories, its own Raft, NATS and HTTP ports on
-// loopback, and fast Raft timing. Nodes are stopped, started again and joined
+// loopback, and a fine Raft tick. Nodes are stopped, started again and joined
 // one by one, and the tests of this package do so through the public clients.
 //
 // It is for tests only, and it is not a simulator: nothing here drops messages
@@ -27,8 +27,8 @@ import (
 
 const (
 	// startTimeout bounds the start of a node, stopTimeout its clean stop.
-	startTimeout = 30 * time.Second
-	stopTimeout  = 20 * time.Second
+	startTimeout = time.Minute
+	stopTimeout  = time.Minute
 )
 
 // Options describes a cluster.
@@ -41,8 +41,8 @@ type Options struct {
 	// Client is what Client dials with; a cluster with TLS needs it.
 	Client client.Options
 	// Log, when not nil, sees every record the nodes log, debug ones too, from
-	// any goroutine.
-	Log func(slog.Record)
+	// any goroutine. Node 0 is one that was never taken in.
+	Log func(node uint64, r slog.Record)
 }
 
 // Cluster is a running cluster. Its methods are for the test's goroutine,
@@ -77,7 +77,7 @@ func Start(tb testing.TB, o Options) *Cluster {
 	}
 	logs := &logBuffer{}
 	text := slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo})
-	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, logger: slog.New(watched{text, o.Log}), nodes: map[uint64]*node{}}
+	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, logger: slog.New(watched{text, 0, o.Log}), nodes: map[uint64]*node{}}
 	tb.Cleanup(c.end)
 	founders := []string{}
 	for id := uint64(1); id <= uint64(o.Nodes); id++ {
@@ -97,8 +97,10 @@ func (c *Cluster) baseConfig(id uint64) config.Config {
 	f := config.Default()
 	const anyPort = "127.0.0.1:0"
 	f.Client.Listen, f.NATSCluster.Listen, f.Raft.Listen, f.HTTP.Listen = anyPort, anyPort, anyPort, anyPort
-	f.Raft.RTT, f.Raft.ElectionRTT, f.Raft.HeartbeatRTT = 10*time.Millisecond, 20, 2
-	f.Leaders.Interval = 300 * time.Millisecond
+	// Elections as in Default: on a machine that stands still for a moment a
+	// shorter wait holds one after the other. They may come at any time all the same.
+	f.Raft.RTT, f.Raft.ElectionRTT, f.Raft.HeartbeatRTT = 10*time.Millisecond, 50, 2
+	f.Leaders.Interval = time.Second // a move has three of them
 	f.Storage.MinFreeBytes = 64 * config.MiB
 	f.Storage.RetentionCheckInterval = 200 * time.Millisecond
 	f.TopicDefaults.Partitions = 1

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -238,15 +238,7 @@ func TestEveryBadGroupRequestIsRefusedByCodeAndChangesNothing(t *testing.T) {
 	var took []time.Duration
 	for i := range in.rows {
 		r := &in.rows[i]
-		stalled, began := h.stalls.total(), time.Now()
-		code, detail := h.sendGroup(r)
-		took = append(took, time.Since(began)-(h.stalls.total()-stalled))
-		if code != r.want {
-			t.Errorf("%s, %s: got %v (%s), want %v", r.subject, r.name, code, detail, r.want)
-		}
-		if bound := groupAnswerWithin; took[i] > bound && !raceEnabled {
-			t.Errorf("%s, %s: answered after %v, want %v", r.subject, r.name, took[i], bound)
-		}
+		took = append(took, h.tryGroup(c, r))
 		if codes := in.a.commit(3, part{inputTopic, 0}); codes[0] != errcode.None {
 			t.Fatalf("%s, %s: the next good commit: %v", r.subject, r.name, codes)
 		}
@@ -261,10 +253,37 @@ func TestEveryBadGroupRequestIsRefusedByCodeAndChangesNothing(t *testing.T) {
 	t.Logf("%d rows, answers after %v in the middle, %v at worst", len(took), took[len(took)/2].Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond))
 }
 
+// tryGroup sends one bad request, again while the coordination is just moving or
+// the answer was late, and returns how long the answer took. What the machine
+// stood still does not count, and a slow disk is told from a slow answer by
+// trying again.
+func (h *hostile) tryGroup(c *Cluster, r *inputRow) (took time.Duration) {
+	h.t.Helper()
+	late := 0
+	c.WaitFor("an answer that is none of an election's", func() bool {
+		began := h.stalls.Mark()
+		code, detail := h.sendGroup(r)
+		took = h.stalls.Since(began)
+		switch {
+		case code != r.want && code.Retriable():
+			return false
+		case code != r.want:
+			h.t.Errorf("%s, %s: got %v (%s), want %v", r.subject, r.name, code, detail, r.want)
+		case took > groupAnswerWithin && !raceEnabled:
+			if late++; late < 5 {
+				return false
+			}
+			h.t.Errorf("%s, %s: answered after %v, want %v", r.subject, r.name, took, groupAnswerWithin)
+		}
+		return true
+	})
+	return took
+}
+
 // sendGroup is send, with a look into the answer of a request that was taken:
 // an offset of it may have been refused.
 func (h *hostile) sendGroup(r *inputRow) (code errcode.Code, detail string) {
-	m, err := h.nc.Request(r.subject, r.payload, 5*time.Second)
+	m, err := h.nc.Request(r.subject, r.payload, waitTimeout)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return noResponders, err.Error()
 	}
@@ -320,35 +339,32 @@ func newGroupInputs(t *testing.T, c *Cluster) *groupInputs {
 	return in
 }
 
-// crowd makes a group of n members, all at once.
+// crowd makes a group of n members, many at once.
 func (c *Cluster) crowd(group string, n int) {
 	c.tb.Helper()
-	nc := c.dial(1)
-	inbox := nc.NewInbox()
-	var joined atomic.Int64
-	done, failed := make(chan struct{}), make(chan string, n)
-	if _, err := nc.Subscribe(inbox, func(m *nats.Msg) {
-		if code, _ := codeOf(m.Subject, m.Data); code != errcode.None {
-			failed <- string(m.Data)
-		}
-		if joined.Add(1) == int64(n) {
-			close(done)
-		}
-	}); err != nil {
-		c.tb.Fatal(err)
+	c.Client() // which only the test's goroutine makes
+	const atOnce = 64
+	next, failed := make(chan int), make(chan error, atOnce)
+	var joining sync.WaitGroup
+	for range atOnce {
+		joining.Go(func() {
+			var errs []error
+			for i := range next {
+				req := protocol.HeartbeatRequest{MemberID: fmt.Sprint("m", i), Topics: []string{inputTopic}}
+				_, err := groupCall[protocol.HeartbeatReply](c, protocol.VerbGroupHeartbeat, group, req)
+				errs = append(errs, err)
+			}
+			failed <- errors.Join(errs...)
+		})
 	}
 	for i := range n {
-		body, err := json.Marshal(protocol.HeartbeatRequest{MemberID: fmt.Sprint("m", i), Topics: []string{inputTopic}})
-		if err = errors.Join(err, nc.PublishRequest(protocol.GroupSubject(protocol.VerbGroupHeartbeat, group), inbox, body)); err != nil {
+		next <- i
+	}
+	close(next)
+	joining.Wait()
+	for range atOnce {
+		if err := <-failed; err != nil {
 			c.tb.Fatal(err)
 		}
-	}
-	select {
-	case <-done:
-	case <-time.After(waitTimeout):
-		c.tb.Fatalf("%d of %d members joined", joined.Load(), n)
-	}
-	if len(failed) > 0 {
-		c.tb.Fatal(<-failed)
 	}
 }

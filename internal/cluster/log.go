@@ -10,7 +10,8 @@ import (
 // watched shows every record to see before the handler gets it.
 type watched struct {
 	slog.Handler
-	see func(slog.Record) // may be nil
+	node uint64
+	see  func(node uint64, r slog.Record) // may be nil
 }
 
 // Enabled implements slog.Handler.
@@ -21,7 +22,7 @@ func (w watched) Enabled(ctx context.Context, level slog.Level) bool {
 // Handle implements slog.Handler.
 func (w watched) Handle(ctx context.Context, r slog.Record) error {
 	if w.see != nil {
-		w.see(r)
+		w.see(w.node, r)
 	}
 	if !w.Handler.Enabled(ctx, r.Level) {
 		return nil
@@ -31,12 +32,18 @@ func (w watched) Handle(ctx context.Context, r slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (w watched) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return watched{w.Handler.WithAttrs(attrs), w.see}
+	node := w.node
+	for _, a := range attrs {
+		if id, ok := a.Value.Any().(uint64); ok && a.Key == "node" && node == 0 {
+			node = id // the node's own, which comes first
+		}
+	}
+	return watched{w.Handler.WithAttrs(attrs), node, w.see}
 }
 
 // WithGroup implements slog.Handler.
 func (w watched) WithGroup(name string) slog.Handler {
-	return watched{w.Handler.WithGroup(name), w.see}
+	return watched{w.Handler.WithGroup(name), w.node, w.see}
 }
 
 // logBuffer holds the last of what the nodes log.

@@ -157,7 +157,7 @@ func expectHTTPS(t *testing.T, c *Cluster, secure *tls.Config) {
 	transport := &http.Transport{TLSClientConfig: secure.Clone()}
 	defer transport.CloseIdleConnections()
 	get := func(url string) (int, string) {
-		r, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get(url)
+		r, err := (&http.Client{Transport: transport, Timeout: waitTimeout}).Get(url)
 		if err != nil {
 			t.Fatalf("GET %s: %v", url, err)
 		}
@@ -168,9 +168,13 @@ func expectHTTPS(t *testing.T, c *Cluster, secure *tls.Config) {
 		}
 		return r.StatusCode, string(body)
 	}
-	if code, body := get(url + "/readyz"); code != http.StatusOK {
-		t.Errorf("GET /readyz over TLS: %d %s", code, body)
-	}
+	c.WaitFor("/readyz over TLS says 200", func() bool { // 503 while the metadata elects
+		code, body := get(url + "/readyz")
+		if code != http.StatusOK && code != http.StatusServiceUnavailable {
+			t.Fatalf("GET /readyz over TLS: %d %s", code, body)
+		}
+		return code == http.StatusOK
+	})
 	if code, _ := get(strings.Replace(url, "https://", "http://", 1) + "/readyz"); code == http.StatusOK {
 		t.Error("plain HTTP was served on the TLS port")
 	}
@@ -200,18 +204,18 @@ func expectRefusedClients(t *testing.T, c *Cluster, ca *authority, certificateNe
 }
 
 func connectWith(url string, c *tls.Config) error {
-	nc, err := nats.Connect(url, nats.Secure(c), nats.Timeout(5*time.Second), nats.MaxReconnects(0))
+	nc, err := nats.Connect(url, nats.Secure(c), nats.Timeout(waitTimeout), nats.MaxReconnects(0))
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	return nc.FlushTimeout(5 * time.Second)
+	return nc.FlushTimeout(waitTimeout)
 }
 
 // plainText speaks the NATS protocol without TLS, as an old or careless client
 // would, and returns nil where the server answers its ping.
 func plainText(addr string) error {
-	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	conn, err := net.DialTimeout("tcp", addr, waitTimeout)
 	if err != nil {
 		return err
 	}

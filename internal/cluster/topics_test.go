@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -36,7 +35,7 @@ type stream struct {
 func startStream(c *Cluster, topic string) *stream {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &stream{stop: stop, done: make(chan struct{}), acked: map[string]int64{}, codes: map[errcode.Code]int{}}
-	p := c.produce(producer.WithDeliveryTimeout(10 * time.Second))
+	p := c.produce(producer.WithDeliveryTimeout(waitTimeout))
 	go func() {
 		defer close(s.done)
 		for ctx.Err() == nil {
@@ -138,6 +137,13 @@ func TestAlterAndMorePartitionsTakeEffectWhileProducing(t *testing.T) {
 	if err != nil || altered.Config["max_batch_bytes"] != "2KiB" {
 		t.Fatalf("%+v, %v", altered, err)
 	}
+	for _, id := range c.IDs() { // a node answers from its own copy
+		node := c.ClientOf(id)
+		c.WaitFor("every node knows", func() bool {
+			m := call(c, "metadata", func(ctx context.Context) (*protocol.MetadataReply, error) { return node.Metadata(ctx, "grows") })
+			return len(m.Topics) == 1 && len(m.Topics[0].Partitions) == 5 && m.Topics[0].MaxBatchBytes == 2<<10
+		})
+	}
 	p := c.produce()
 	for partition := range int32(5) {
 		r, err := p.Send(within(t, waitTimeout), producer.Record{Topic: "grows", Partition: &partition, Value: []byte("x")})
@@ -221,7 +227,7 @@ func TestRetentionBySizeAndTrimLeaveTheSameSegmentsOnEveryReplica(t *testing.T) 
 	starts := func() []int64 {
 		out := []int64{}
 		for _, id := range c.IDs() {
-			r, err := fetchRaw(conns[id], protocol.FetchFromSubject(id, "kept", 0), protocol.FetchRequest{TopicID: topic.ID, Epoch: -1, Offset: 299, MaxBytes: 1}, 5*time.Second)
+			r, err := fetchRaw(conns[id], protocol.FetchFromSubject(id, "kept", 0), protocol.FetchRequest{TopicID: topic.ID, Epoch: -1, Offset: 299, MaxBytes: 1}, waitTimeout)
 			if err != nil || r.Code != errcode.None {
 				return nil
 			}

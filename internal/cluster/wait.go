@@ -11,7 +11,7 @@ import (
 const (
 	// waitTimeout says where a test hangs; nothing that works takes it, also where
 	// the machine stands still for seconds.
-	waitTimeout  = time.Minute
+	waitTimeout  = 2 * time.Minute
 	pollInterval = 5 * time.Millisecond
 )
 
@@ -92,6 +92,19 @@ func (c *Cluster) WaitLeader(topic string, partition int32, not ...uint64) (lead
 	c.WaitFor("a leader of "+topic, func() bool {
 		leader = c.Leader(topic, partition)
 		return leader != 0 && !slices.Contains(not, leader)
+	})
+	return leader
+}
+
+// MetadataLeader returns the node that leads the metadata, once there is one.
+func (c *Cluster) MetadataLeader() (leader uint64) {
+	c.tb.Helper()
+	c.WaitFor("a leader of the metadata", func() bool {
+		info := call(c, "cluster info", c.Client().Admin().ClusterInfo)
+		if info.MetadataLeader != nil {
+			leader = *info.MetadataLeader
+		}
+		return leader != 0
 	})
 	return leader
 }

@@ -18,7 +18,7 @@ import (
 // dial opens a plain NATS connection to a node, as any client may.
 func (c *Cluster) dial(id uint64, opts ...nats.Option) *nats.Conn {
 	c.tb.Helper()
-	nc, err := nats.Connect(c.Info(id).ClientURL, append(opts, nats.IgnoreDiscoveredServers())...)
+	nc, err := nats.Connect(c.Info(id).ClientURL, append(opts, nats.IgnoreDiscoveredServers(), nats.Timeout(waitTimeout))...)
 	if err != nil {
 		c.tb.Fatalf("connecting to node %d: %v", id, err)
 	}
