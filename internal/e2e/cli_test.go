@@ -82,7 +82,7 @@ func TestHealthAndRaftShowTellAKilledNodeFromAHealthyCluster(t *testing.T) {
 		}
 	}
 	c.nodes[1].start(t)
-	cli(t, 0, server, nil, "cluster", "health", "-w", "-e", "--timeout", "20s")
+	cli(t, 0, server, nil, "cluster", "health", "-w", "-e", "--timeout", "60s")
 }
 
 func wantLeaderAndFollowers(t *testing.T, text string) {

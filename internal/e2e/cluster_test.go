@@ -17,7 +17,7 @@ import (
 
 const (
 	// readyTimeout bounds the start of a node or a cluster on a busy machine.
-	readyTimeout = 60 * time.Second
+	readyTimeout = 2 * time.Minute
 	// drainTimeout is shutdown.drain_timeout's default.
 	drainTimeout = 30 * time.Second
 )
@@ -191,7 +191,7 @@ func (c *cluster) stop(t testing.TB) {
 // dial returns a control connection that ends with the test.
 func dial(t testing.TB, servers ...string) *client.Client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, err := client.Dial(ctx, servers, client.Options{Name: "e2e"})
 	if err != nil {
@@ -203,7 +203,7 @@ func dial(t testing.TB, servers ...string) *client.Client {
 
 func createTopic(t testing.TB, c *client.Client, name string, partitions int32) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := c.Admin().CreateTopic(ctx, protocol.TopicCreateRequest{Version: protocol.ControlVersion, Name: name, Partitions: partitions}); err != nil {
 		t.Fatalf("create topic %s: %v", name, err)

@@ -21,8 +21,8 @@ import (
 
 // groupSettings make sessions short. A member that names no time has these.
 const (
-	groupSettings = "groups: {session_timeout: 2s, heartbeat_interval: 500ms}"
-	groupSession  = 2 * time.Second
+	groupSettings = "groups: {session_timeout: 4s, heartbeat_interval: 500ms}"
+	groupSession  = 4 * time.Second
 )
 
 // commitEvery is how often a member of these tests commits.
@@ -62,7 +62,7 @@ func startMember(t testing.TB, l *ledger, servers []string, group, topic, name s
 	tell := func(kind string) consumer.Callback {
 		return func(ctx context.Context, _ *consumer.Consumer, p []consumer.TopicPartition) { m.hear(ctx, kind, p) }
 	}
-	joining, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	joining, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	opts = append(opts, consumer.FromEarliest(), consumer.WithAutoCommit(0), consumer.WithName(name),
 		consumer.WithOnAssigned(tell("assigned")), consumer.WithOnRevoked(tell("revoked")), consumer.WithOnLost(tell("lost")))
@@ -206,7 +206,7 @@ func (m *member) commitPause(at time.Time) (longest time.Duration, ok bool) {
 // drain makes the member leave in good order.
 func (m *member) drain(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := m.consumer.Drain(ctx); err != nil {
 		t.Errorf("%s does not leave in good order: %v", m.name, err)
@@ -262,7 +262,7 @@ func awaitStable(t testing.TB, c *client.Client, group string, members int) *pro
 // committed returns the group's committed offsets.
 func committed(t testing.TB, c *client.Client, group string) map[int32]int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	offsets, err := c.Admin().GroupOffsets(ctx, group)
 	if err != nil {

@@ -74,7 +74,7 @@ func stopMember(t *testing.T, c *cluster, admin *client.Client) {
 	z.signal(t, syscall.SIGSTOP)
 	took := l.awaitMoved(t, groupSession+10*time.Second, "process", held["process"], began)
 	t.Logf("SIGSTOP: the last partition moved after %s", took.Round(time.Millisecond))
-	if took > groupSession+movedMax {
+	if took > groupSession+movedMax+load.stood() {
 		t.Errorf("SIGSTOP: the last partition moved after %s, want at most %s", took, groupSession+movedMax)
 	}
 	at := committed(t, admin, "stopped")
@@ -163,7 +163,7 @@ func memberOf(t testing.TB, d *protocol.GroupDescription, id string) protocol.Gr
 // wantCommitRefused commits as a member that is gone.
 func wantCommitRefused(t testing.TB, c *client.Client, was protocol.GroupMember, partition int32, offset int64) errcode.Code {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var reply protocol.CommitReply
 	err := c.Group(ctx, protocol.VerbGroupCommit, "stopped", protocol.CommitRequest{
@@ -201,7 +201,8 @@ func scaleGroup(t *testing.T, c *cluster, admin *client.Client) {
 	}
 
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	load.mark()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := admin.Admin().AddPartitions(ctx, "scaled", groupPartitions+3); err != nil {
 		t.Fatal(err)
@@ -209,7 +210,7 @@ func scaleGroup(t *testing.T, c *cluster, admin *client.Client) {
 	awaitOwned(t, 10*time.Second, groupPartitions+3, members, 5, 5, 5)
 	took := time.Since(began)
 	t.Logf("three more partitions: assigned after %s", took.Round(time.Millisecond))
-	if took > discoverMax {
+	if took > discoverMax+load.stood() {
 		t.Errorf("new partitions were assigned after %s, want at most %s", took, discoverMax)
 	}
 	wantMoves(t, members, began, 3)
@@ -310,6 +311,7 @@ func killCoordinator(t *testing.T, c *cluster, admin *client.Client) {
 	load.awaitAcks(t, groupPartitions, 50, 10*time.Second)
 	elsewhere := ledElsewhere(t, admin, "calm", before.Coordinator)
 
+	atKill := load.stalls.Mark()
 	began := time.Now()
 	c.nodes[before.Coordinator-1].kill()
 	for _, m := range members {
@@ -321,6 +323,7 @@ func killCoordinator(t *testing.T, c *cluster, admin *client.Client) {
 	load.mark()
 	load.awaitAcks(t, groupPartitions, 100, 20*time.Second)
 	after := awaitStable(t, admin, "calm", 3)
+	stood := load.stalls.Stood(atKill)
 	for _, m := range members {
 		pause, _ := m.commitPause(began)
 		owned := slices.Sorted(maps.Keys(m.owned()))
@@ -329,7 +332,7 @@ func killCoordinator(t *testing.T, c *cluster, admin *client.Client) {
 		_, others := l.gaps(m.name, kept, began)
 		t.Logf("%s: longest time without a commit %s; without a record of some partition %s, of those led by a living node %s", m.name,
 			pause.Round(time.Millisecond), all.Round(time.Millisecond), others.Round(time.Millisecond))
-		if pause > commitsResumeMax {
+		if pause > commitsResumeMax+stood {
 			t.Errorf("%s could not commit for %s, want at most %s", m.name, pause, commitsResumeMax)
 		}
 		if told := m.history(began); told != "[]" {

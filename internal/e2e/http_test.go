@@ -24,7 +24,7 @@ func awaitHTTP(t testing.TB, url string, status int) string {
 }
 
 func get(url string) (status int, body string, err error) {
-	browser := http.Client{Timeout: 2 * time.Second}
+	browser := http.Client{Timeout: patience}
 	reply, err := browser.Get(url)
 	if err != nil {
 		return 0, "", err

@@ -12,6 +12,7 @@ import (
 	"logbroker/consumer"
 	"logbroker/internal/client"
 	"logbroker/internal/protocol"
+	"logbroker/internal/stall"
 	"logbroker/producer"
 )
 
@@ -40,13 +41,15 @@ type load struct {
 	sending  sync.WaitGroup
 
 	mu       sync.Mutex
-	acked    []place             // by sequence number
-	count    int                 // acked records
-	failures []string            // the first few
-	last     map[int32]time.Time // partition → its last ack
-	since    time.Time           // gaps are measured from here
-	worst    time.Duration       // longest time without an ack of some partition since then
-	fresh    map[int32]int       // partition → acks since then
+	acked    []place              // by sequence number
+	count    int                  // acked records
+	failures []string             // the first few
+	last     map[int32]stall.Mark // partition → its last ack
+	since    stall.Mark           // gaps are measured from here
+	worst    time.Duration        // longest time without an ack of some partition since then
+	own      time.Duration        // the same, not counting what the machine stood still
+	fresh    map[int32]int        // partition → acks since then
+	stalls   *stall.Meter
 }
 
 // startLoad begins to send to every partition of topic.
@@ -62,7 +65,7 @@ func startLoadOf(t testing.TB, servers []string, topic string, burst int) *load 
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &load{topic: topic, burst: burst, producer: p, stopping: make(chan struct{}), last: map[int32]time.Time{}, fresh: map[int32]int{}}
+	l := &load{topic: topic, burst: burst, producer: p, stopping: make(chan struct{}), last: map[int32]stall.Mark{}, fresh: map[int32]int{}, stalls: stall.Start(t)}
 	l.sending.Go(func() { l.send(context.Background()) })
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -99,7 +102,7 @@ func (l *load) sendOne(ctx context.Context) {
 func loadKey(number int) []byte { return []byte("key-" + strconv.Itoa(number%loadKeys)) }
 
 func (l *load) hear(number int, receipt producer.Receipt, err error) {
-	now := time.Now()
+	now := l.stalls.Mark()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -115,8 +118,8 @@ func (l *load) hear(number int, receipt producer.Receipt, err error) {
 	if from.Before(l.since) {
 		from = l.since
 	}
-	if gap := now.Sub(from); !from.IsZero() && gap > l.worst {
-		l.worst = gap
+	if !from.IsZero() {
+		l.worst, l.own = max(l.worst, now.Elapsed(from)), max(l.own, now.Sub(from))
 	}
 	l.last[p] = now
 	l.fresh[p]++
@@ -126,23 +129,33 @@ func (l *load) hear(number int, receipt producer.Receipt, err error) {
 func (l *load) mark() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.since, l.worst = time.Now(), 0
+	l.since, l.worst, l.own = l.stalls.Mark(), 0, 0
 	clear(l.fresh)
 }
 
 // gap returns the longest time that one partition went without an ack since
-// mark, counting what goes on at present.
-func (l *load) gap() time.Duration {
+// mark, counting what goes on at present; own does not count what the machine
+// stood still.
+func (l *load) gap() (worst, own time.Duration) {
+	now := l.stalls.Mark()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	worst := l.worst
+	worst, own = l.worst, l.own
 	for _, at := range l.last {
 		if at.Before(l.since) {
 			at = l.since
 		}
-		worst = max(worst, time.Since(at))
+		worst, own = max(worst, now.Elapsed(at)), max(own, now.Sub(at))
 	}
-	return worst
+	return worst, own
+}
+
+// stood returns how long the machine stood still since mark.
+func (l *load) stood() time.Duration {
+	l.mu.Lock()
+	since := l.since
+	l.mu.Unlock()
+	return l.stalls.Stood(since)
 }
 
 // awaitAcks waits until each of partitions has had n acks since mark.
@@ -166,7 +179,7 @@ func (l *load) finish(t testing.TB) {
 	t.Helper()
 	close(l.stopping)
 	l.sending.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := l.producer.Close(ctx); err != nil {
 		t.Errorf("closing the producer: %v", err)
@@ -220,7 +233,7 @@ func (l *load) verify(t testing.TB, servers []string, partitions int) {
 // now, and fails the test on any gap.
 func readAll(t testing.TB, servers []string, topic string, partition int32, each func(consumer.Record)) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	end := latest(t, dial(t, servers...), topic, partition)
 	r, err := consumer.NewReader(ctx, servers, topic, partition, consumer.FromEarliest())
@@ -244,7 +257,7 @@ func readAll(t testing.TB, servers []string, topic string, partition int32, each
 // latest returns a partition's high watermark.
 func latest(t testing.TB, c *client.Client, topic string, partition int32) int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	reply, err := c.Offsets(ctx, topic, partition, protocol.TimestampLatest)
 	if err != nil {

@@ -18,15 +18,25 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"logbroker/internal/stall"
 )
 
-// pollInterval is how often a condition is looked at.
-const pollInterval = 10 * time.Millisecond
+const (
+	// pollInterval is how often a condition is looked at.
+	pollInterval = 10 * time.Millisecond
+	// patience says where a test hangs. On a machine that stands still for seconds
+	// nothing less tells a failure from a wait; how soon something has to be is
+	// demanded of the time it took.
+	patience = time.Minute
+)
 
-// await polls until ok says true, and fails the test when it has not by the
-// deadline. ok may return what it saw last, for the failure.
+// await polls until ok says true, and fails the test when it has not within
+// timeout, or patience if that is longer. ok may return what it saw last, for
+// the failure.
 func await(t testing.TB, timeout time.Duration, what string, ok func() (bool, string)) {
 	t.Helper()
+	timeout = max(timeout, patience)
 	if seen, in := poll(timeout, ok); !in {
 		t.Fatalf("not within %s: %s; last seen: %s", timeout, what, seen)
 	}
@@ -136,9 +146,11 @@ func (p *process) signal(t testing.TB, s os.Signal) {
 	}
 }
 
-// ended waits for the end and returns the exit code.
+// ended waits for the end, for timeout or patience if that is longer, and
+// returns the exit code.
 func (p *process) ended(t testing.TB, timeout time.Duration) int {
 	t.Helper()
+	timeout = max(timeout, patience)
 	select {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
@@ -164,24 +176,28 @@ type ran struct {
 	took           time.Duration
 }
 
-// run runs a command to its end, which must come within timeout.
+// run runs a command to its end, which must come within timeout, not counting
+// what the machine stood still; ran.took does not count it either.
 func run(t testing.TB, timeout time.Duration, in io.Reader, binary string, args ...string) ran {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout+patience)
 	defer cancel()
+	stalls := stall.Start(t)
+	defer stalls.Stop()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = in, &stdout, &stderr, cleanEnvironment()
-	began := time.Now()
+	began := stalls.Mark()
 	err := cmd.Run()
-	if ctx.Err() != nil {
-		t.Fatalf("%s %v still ran after %s; stderr:\n%s", binary, args, timeout, tail(stderr.String(), 40))
+	took := stalls.Since(began)
+	if ctx.Err() != nil || took > timeout {
+		t.Fatalf("%s %v took %s, want at most %s; stderr:\n%s", binary, args, took, timeout, tail(stderr.String(), 40))
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("cannot run %s %v: %v", binary, args, err)
 	}
-	return ran{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode(), took: time.Since(began)}
+	return ran{stdout: stdout.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode(), took: took}
 }
 
 // readyFile is what --ready-file writes.

@@ -72,7 +72,7 @@ func (p *process) hasEnded() bool {
 // sendMany stores n records of one key and waits for the acks.
 func sendMany(t testing.TB, servers []string, topic string, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p, err := producer.New(ctx, servers)
 	if err != nil {

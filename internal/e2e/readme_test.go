@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"logbroker/internal/stall"
 )
 
 // shellBlock is a ```sh block of README.md.
@@ -62,12 +64,14 @@ func runReadme(t *testing.T, command, dir, server string) {
 	shell := exec.CommandContext(t.Context(), "sh", "-c", line)
 	shell.Dir, shell.Env = dir, cleanEnvironment("LOGBROKER_SERVER="+server)
 	shell.WaitDelay = time.Second
-	began := time.Now()
+	stalls := stall.Start(t)
+	defer stalls.Stop()
+	began := stalls.Mark()
 	out, err := shell.CombinedOutput()
 	if err != nil {
 		t.Errorf("%s\n%v\n%s", command, err, tail(string(out), 20))
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := stalls.Since(began); took > 10*time.Second {
 		t.Errorf("%s took %s", command, took)
 	}
 }

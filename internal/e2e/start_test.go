@@ -30,7 +30,7 @@ func TestThreeStartedNodesFormAClusterInAnyStartOrder(t *testing.T) {
 				wantOwnReadyFile(t, n)
 				awaitHTTP(t, "http://"+n.http+"/readyz", 200)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			info, err := dial(t, c.nodes[0].url()).Admin().ClusterInfo(ctx)
 			if err != nil || len(info.Nodes) != 3 || info.ClusterName != "e2e" {
@@ -80,7 +80,7 @@ func TestARestartedNodeRejoinsAndServesWhatItMissed(t *testing.T) {
 // send stores one record and waits for the ack.
 func send(t testing.TB, servers []string, topic, value string) producer.Receipt {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	p, err := producer.New(ctx, servers)
 	if err != nil {
