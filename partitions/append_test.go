@@ -30,7 +30,7 @@ func (o *outcomes) list() []AppendResult {
 
 func (o *outcomes) wait(t *testing.T, n int) []AppendResult {
 	t.Helper()
-	until(t, 5*time.Second, "all appends answered", func() bool { return len(o.list()) >= n })
+	until(t, "all appends answered", func() bool { return len(o.list()) >= n })
 	return o.list()
 }
 

@@ -176,7 +176,7 @@ func (c *cluster) serving() *Partition {
 
 func (c *cluster) leader() (p *Partition) {
 	c.t.Helper()
-	until(c.t, 10*time.Second, "a leader serves", func() bool { p = c.serving(); return p != nil })
+	until(c.t, "a leader serves", func() bool { p = c.serving(); return p != nil })
 	return p
 }
 
@@ -184,7 +184,7 @@ func (c *cluster) leader() (p *Partition) {
 // producer does.
 func (c *cluster) stored(r AppendRequest) (a AppendResult) {
 	c.t.Helper()
-	until(c.t, 10*time.Second, "stored", func() bool {
+	until(c.t, "stored", func() bool {
 		a = appended(c.leader(), r)
 		if a.Err != nil && !errcode.Of(a.Err).Retriable() {
 			c.t.Fatal(a.Err)
@@ -203,7 +203,7 @@ func (c *cluster) anotherNode(p *Partition) *node {
 // settled waits until every replica that is up has applied the same.
 func (c *cluster) settled() {
 	c.t.Helper()
-	until(c.t, 10*time.Second, "all replicas at the same end", func() bool {
+	until(c.t, "all replicas at the same end", func() bool {
 		ps := c.running()
 		for _, p := range ps {
 			if p.machine.HighWatermark() != ps[0].machine.HighWatermark() || p.Earliest() != ps[0].Earliest() {

@@ -237,7 +237,7 @@ func (r *rig) follow(term, leader uint64) {
 
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
-	until(r.t, 5*time.Second, what, ok)
+	until(r.t, what, ok)
 }
 
 func (r *rig) told() []Leadership {
@@ -247,8 +247,9 @@ func (r *rig) told() []Leadership {
 }
 
 // until polls ok until it holds.
-func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
+func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	const limit = time.Minute // where a test hangs, also on a machine that stands still for seconds
 	deadline := time.Now().Add(limit)
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()

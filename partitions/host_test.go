@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/lni/vfs"
 
@@ -105,7 +104,7 @@ func TestFilesOlderThanTheRaftLogQuarantineTheReplica(t *testing.T) {
 			t.Fatal(a.Err)
 		}
 	}
-	until(t, 5*time.Second, "a Raft snapshot", func() bool {
+	until(t, "a Raft snapshot", func() bool {
 		floor, err := n.raft.AppliedFloor(shardForTest, 1)
 		return err == nil && floor > 0
 	})
@@ -345,7 +344,7 @@ func TestLeadershipIsToldByTheNodeThatServes(t *testing.T) {
 		}
 		return l
 	}
-	until(t, 5*time.Second, "told", func() bool { return last().Leading && last().Shard == shardForTest })
+	until(t, "told", func() bool { return last().Leading && last().Shard == shardForTest })
 	c.leader()
 	c.stop()
 	if l := last(); l.Leading || l.Topic != "orders" || l.TopicID != 7 {

@@ -2,7 +2,6 @@ package partitions
 
 import (
 	"testing"
-	"time"
 )
 
 // The mark in the metadata comes between Prepare and the first Start. A node that
@@ -24,7 +23,7 @@ func TestAReplicaThatNeverRanStartsAfterTheMark(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, _ := n.host.Get(s.Shard)
-	until(t, 5*time.Second, "the replica to serve", func() bool { return p.Leader().Serving })
+	until(t, "the replica to serve", func() bool { return p.Leader().Serving })
 	if a := appended(p, numbered(1, 0, 0, 1)); a.Err != nil {
 		t.Fatal(a.Err)
 	}

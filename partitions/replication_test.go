@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/stall"
 )
 
 // ackedProducer is a model of an idempotent producer: it numbers its batches,
@@ -118,13 +119,13 @@ func TestThreeReplicasAckReadAndAnswerDuplicatesAcrossALeaderTransfer(t *testing
 // handedOver moves the leadership to another replica and waits until it serves.
 func (c *cluster) handedOver() (from, to *Partition) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	until(c.t, 10*time.Second, "the leader hands over", func() bool {
+	until(c.t, "the leader hands over", func() bool {
 		from = c.leader()
 		return from.TransferLeader(ctx, c.anotherNode(from).id) == nil
 	})
-	until(c.t, 10*time.Second, "the new leader serves", func() bool { to = c.serving(); return to != nil && to != from })
+	until(c.t, "the new leader serves", func() bool { to = c.serving(); return to != nil && to != from })
 	return from, to
 }
 
@@ -195,11 +196,12 @@ func TestWithoutAMajorityEverythingIsAnsweredInTimeAndNothingAcked(t *testing.T)
 			c.down(n)
 		}
 	}
-	began := time.Now()
+	stalls := stall.Start(t)
+	began := stalls.Mark()
 	refused := false
 	var got outcomes
 	sent := 0
-	until(t, 5*time.Second, "refused for lack of a majority", func() bool {
+	until(t, "refused for lack of a majority", func() bool {
 		err := p.Append(numbered(2, 0, int32(sent), 1), got.add)
 		if err == nil {
 			sent++
@@ -212,7 +214,7 @@ func TestWithoutAMajorityEverythingIsAnsweredInTimeAndNothingAcked(t *testing.T)
 			t.Fatalf("without a majority: %+v", a)
 		}
 	}
-	if d := time.Since(began); d > 5*time.Second {
+	if d := stalls.Since(began); d > 5*time.Second {
 		t.Fatalf("answers took %v", d)
 	}
 	if got := readAll(t, p); len(got) != 1 {
@@ -236,7 +238,7 @@ func TestRetentionTrimsTheSameOnAllReplicas(t *testing.T) {
 	for _, n := range c.nodes {
 		n.host.Update(shardForTest, altered)
 	}
-	until(t, 10*time.Second, "trimmed", func() bool { return c.leader().Earliest() > 0 })
+	until(t, "trimmed", func() bool { return c.leader().Earliest() > 0 })
 	c.identical()
 	for _, p := range c.running() {
 		if _, err := p.Read(nil, 0, 100); errcode.Of(err) != errcode.OffsetOutOfRange {

@@ -14,6 +14,7 @@ import (
 	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
+	"logbroker/internal/stall"
 	"logbroker/partitions"
 )
 
@@ -41,7 +42,7 @@ func newFleet(t *testing.T, n int) *fleet {
 		f.meta[id] = protocol.ReplicaStatus{Shard: metadata.ShardID, Replica: id, Role: "follower", Leader: 1, Term: 2}
 		h := New(Options{
 			NodeID: id, Version: "v9", Replicas: f.nodes[id], Metadata: store, Leaders: f.leaders, Peers: f.peers,
-			MetadataRaft: func() (RaftState, bool) { return f.meta[id], true }, PeerTimeout: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			MetadataRaft: func() (RaftState, bool) { return f.meta[id], true }, PeerTimeout: 200 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 		})
 		t.Cleanup(h.Close)
 		f.peers[id] = h
@@ -381,13 +382,14 @@ func TestClusterViewsWithANodeDown(t *testing.T) {
 			led++
 		}
 	}
-	start := time.Now()
+	stalls := stall.Start(t)
+	start := stalls.Mark()
 	sick, err := admin[protocol.ClusterHealth](f, protocol.VerbClusterHealth, protocol.Empty{})
 	must(t, err)
 	if sick.Healthy || len(sick.Leaderless) != led || len(sick.UnderReplicated) != 3 || len(sick.Reasons) < 2 {
 		t.Errorf("%+v", sick)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := stalls.Since(start); took > 5*time.Second {
 		t.Errorf("took %s", took)
 	}
 	info, err := admin[protocol.ClusterInfo](f, protocol.VerbClusterInfo, protocol.Empty{})

@@ -36,7 +36,7 @@ func address(id uint64) string { return fmt.Sprint("node", id) }
 // newGroup starts n members, founds the cluster and registers them.
 func newGroup(t *testing.T, n int) *group {
 	t.Parallel() // they wait for elections and tickers mostly
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	g := &group{t: t, ctx: ctx, network: chantransport.New()}
 	first := map[uint64]string{}

@@ -170,7 +170,7 @@ func connect(t *testing.T, s *Server, options ...nats.Option) *nats.Conn {
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not seen in time: %s", what)

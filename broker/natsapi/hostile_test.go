@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -91,7 +92,7 @@ func TestGarbageOnEverySubjectIsRefusedByCode(t *testing.T) {
 		}
 	}
 	// Nothing of that was stored, and the node still works.
-	if _, err := c.Request("lb.pub.orders", []byte("v"), 5*time.Second); err != nil {
+	if _, err := c.Request("lb.pub.orders", []byte("v"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if got := records(t, c, topic, 0); len(got) != 1 {
@@ -104,20 +105,29 @@ func TestGarbageOnEverySubjectIsRefusedByCode(t *testing.T) {
 func refused(t *testing.T, c *nats.Conn, subject, name string, payload []byte) {
 	t.Helper()
 	mayWork := subject == "lb.m.metadata" || subject == "lb.a.raft_show" || subject == "lb.fr.1.0.orders" && name == "future epoch"
-	start := time.Now()
-	m, err := c.Request(subject, payload, 5*time.Second)
-	if err != nil {
-		t.Errorf("%s, %s: %v", subject, name, err)
-		return
+	least := time.Duration(math.MaxInt64)
+	for n := 0; n < refusedTries && (least > answerWithin || n == 0); n++ {
+		start := time.Now()
+		m, err := c.Request(subject, payload, time.Minute)
+		if err != nil {
+			t.Errorf("%s, %s: %v", subject, name, err)
+			return
+		}
+		least = min(least, time.Since(start))
+		code, ok := codeOf(subject, m.Data)
+		if !ok || code == errcode.None && !mayWork || code == errcode.UnknownServerError {
+			t.Errorf("%s, %s: answer %.80q, code %v", subject, name, m.Data, code)
+			return
+		}
 	}
-	if took := time.Since(start); took > answerWithin && !raceEnabled {
-		t.Errorf("%s, %s: answered after %s", subject, name, took)
-	}
-	code, ok := codeOf(subject, m.Data)
-	if !ok || code == errcode.None && !mayWork || code == errcode.UnknownServerError {
-		t.Errorf("%s, %s: answer %.80q, code %v", subject, name, m.Data, code)
+	if least > answerWithin && !raceEnabled {
+		t.Errorf("%s, %s: answered after %s at best", subject, name, least)
 	}
 }
+
+// refusedTries is how often a bad message is sent again where the answer came
+// late: a busy machine is late now and then, a slow answer always.
+const refusedTries = 10
 
 func TestPartitionSubjectsOfNobodyHaveNoResponders(t *testing.T) {
 	k := newStack(t, 1)
@@ -141,7 +151,7 @@ func TestWhatABatchHoldsIsWhatIsFetched(t *testing.T) {
 		}
 		request, err := b.Build((&protocol.ProduceRequest{TopicID: topic.ID, Epoch: -1}).AppendHeader(nil), recordbatch.Zstd)
 		must(t, err)
-		m, err := c.Request(protocol.ProduceSubject("orders", 0), request, 5*time.Second)
+		m, err := c.Request(protocol.ProduceSubject("orders", 0), request, time.Minute)
 		must(t, err)
 		if r, err := protocol.DecodeProduceReply(m.Data); err != nil || r.Code != errcode.None || r.BaseOffset != int64(want) {
 			t.Fatalf("%+v %v", r, err)
@@ -154,7 +164,7 @@ func TestWhatABatchHoldsIsWhatIsFetched(t *testing.T) {
 		}
 	}
 	for ts, offset := range map[int64]int64{protocol.TimestampEarliest: 0, protocol.TimestampLatest: int64(want), 5003: 53} {
-		m, err := c.Request(protocol.OffsetsSubject("orders", 0), (&protocol.OffsetsRequest{TopicID: topic.ID, Epoch: -1, TimestampMs: ts}).Append(nil), 5*time.Second)
+		m, err := c.Request(protocol.OffsetsSubject("orders", 0), (&protocol.OffsetsRequest{TopicID: topic.ID, Epoch: -1, TimestampMs: ts}).Append(nil), time.Minute)
 		must(t, err)
 		if r, err := protocol.DecodeOffsetsReply(m.Data); err != nil || r.Code != errcode.None || r.Offset != offset {
 			t.Errorf("timestamp %d: %+v %v", ts, r, err)

@@ -43,7 +43,7 @@ func fetchAll(t *testing.T, c *nats.Conn, topic protocol.TopicDescription, parti
 	must(t, c.PublishRequest(protocol.FetchSubject(topic.Name, partition), inbox, req.Append(nil)))
 	var out []protocol.FetchReply
 	for {
-		m, err := sub.NextMsg(5 * time.Second)
+		m, err := sub.NextMsg(time.Minute)
 		must(t, err)
 		r, err := protocol.DecodeFetchReply(m.Data)
 		must(t, err)
@@ -118,7 +118,7 @@ func TestJetStreamClientsPublishUnchanged(t *testing.T) {
 			}
 		case err := <-f.Err():
 			t.Fatal(err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("no ack")
 		}
 	}
@@ -136,7 +136,7 @@ func TestPlainNATSClientsPublish(t *testing.T) {
 	m.Data = []byte("hello")
 	m.Header.Set("Lb-Key", "k")
 	m.Header.Set("X-Trace", "7")
-	answer, err := c.RequestMsg(m, 5*time.Second)
+	answer, err := c.RequestMsg(m, time.Minute)
 	must(t, err)
 	var ack map[string]any
 	must(t, json.Unmarshal(answer.Data, &ack))

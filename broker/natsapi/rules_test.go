@@ -71,7 +71,7 @@ func waitReached(t *testing.T, c *nats.Conn, cores []*fakeCore) {
 			before[i] = core.requests.Load()
 		}
 		for _, subject := range []string{produceSubject(0), "lb.f.0.orders", "lb.o.0.orders"} {
-			if _, err := c.Request(subject, []byte("x"), time.Second); err != nil {
+			if _, err := c.Request(subject, []byte("x"), time.Minute); err != nil {
 				return false
 			}
 		}
@@ -96,7 +96,7 @@ func TestRule1ControlSubjectsAreAnsweredByOneNode(t *testing.T) {
 	const n = 30
 	for i := range n {
 		subject := []string{"lb.m.metadata", "lb.a.topic_list", "lb.pub.orders"}[i%3]
-		if _, err := c.Request(subject, []byte("x"), time.Second); err != nil {
+		if _, err := c.Request(subject, []byte("x"), time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,7 +123,7 @@ func TestRule2SubscriptionOutlivesTheLeadership(t *testing.T) {
 	s.Leadership(l)
 	refusals := 0
 	for {
-		m, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+		m, err := c.Request(produceSubject(0), []byte("x"), time.Minute)
 		if errors.Is(err, nats.ErrNoResponders) {
 			break
 		}
@@ -156,7 +156,7 @@ func TestRule2SubscriptionStaysWhileNobodyLeads(t *testing.T) {
 	l.Leading = false
 	s.Leadership(l)
 	for asked.Load() < 5 {
-		m, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+		m, err := c.Request(produceSubject(0), []byte("x"), time.Minute)
 		if err != nil {
 			t.Fatalf("nobody says that the majority is missing: %v", err)
 		}
@@ -166,7 +166,7 @@ func TestRule2SubscriptionStaysWhileNobodyLeads(t *testing.T) {
 	}
 	led.Store(true) // another node leads
 	eventually(t, "the subscription ends", func() bool {
-		_, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+		_, err := c.Request(produceSubject(0), []byte("x"), time.Minute)
 		return errors.Is(err, nats.ErrNoResponders)
 	})
 }
@@ -183,7 +183,7 @@ func TestRule2RegainedLeadershipKeepsItsSubscription(t *testing.T) {
 	}
 	until := time.Now().Add(4 * s.options.Linger)
 	for n := 0; time.Now().Before(until); n++ {
-		if _, err := c.Request(produceSubject(0), []byte("x"), time.Second); err != nil {
+		if _, err := c.Request(produceSubject(0), []byte("x"), time.Minute); err != nil {
 			t.Fatalf("request %d: %v", n, err)
 		}
 	}
@@ -196,11 +196,11 @@ func TestRule2RegainedLeadershipKeepsItsSubscription(t *testing.T) {
 
 func TestRule3NoRespondersIsAnAnswer(t *testing.T) {
 	s := startServer(t, &fakeCore{})
-	if _, err := connect(t, s).Request(produceSubject(0), []byte("x"), 5*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := connect(t, s).Request(produceSubject(0), []byte("x"), time.Minute); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("%v", err)
 	}
 	answers := make(chan error, 2)
-	s.SendProduce("orders", 0, []byte("x"), 5*time.Second, func(_ []byte, err error) bool { answers <- err; return false })
+	s.SendProduce("orders", 0, []byte("x"), time.Minute, func(_ []byte, err error) bool { answers <- err; return false })
 	if err := <-answers; errcode.Of(err) != errcode.LeaderNotAvailable {
 		t.Errorf("%v", err)
 	}
@@ -215,7 +215,7 @@ func TestRule3SenderTakesSeveralReplies(t *testing.T) {
 	s := startServer(t, core)
 	lead(t, s, "orders", 0)
 	replies := make(chan protocol.ProduceReply, 3)
-	s.SendProduce("orders", 0, []byte("x"), 5*time.Second, func(b []byte, err error) bool {
+	s.SendProduce("orders", 0, []byte("x"), time.Minute, func(b []byte, err error) bool {
 		r, derr := protocol.DecodeProduceReply(b)
 		if err != nil || derr != nil {
 			t.Error(err, derr)
@@ -281,7 +281,7 @@ func TestRule4CallbacksNeverBlockAndQueuesAreBounded(t *testing.T) {
 	}
 	mu.Unlock()
 	for range n {
-		m, err := answers.NextMsg(5 * time.Second)
+		m, err := answers.NextMsg(time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestRule4CallbacksNeverBlockAndQueuesAreBounded(t *testing.T) {
 			}
 		}
 	}
-	if o := s.natsOptions; o.NoFastProducerStall || o.MaxPending < 64<<20 || o.WriteDeadline == 0 || o.PingInterval > 5*time.Second || o.Cluster.PingInterval > 5*time.Second {
+	if o := s.natsOptions; o.NoFastProducerStall || o.MaxPending < 64<<20 || o.WriteDeadline == 0 || o.PingInterval > time.Minute || o.Cluster.PingInterval > time.Minute {
 		t.Errorf("options %+v", o)
 	}
 }
@@ -397,7 +397,7 @@ func TestRule6ClientsMayNotSpeakAsBrokers(t *testing.T) {
 			if !errors.Is(err, nats.ErrPermissionViolation) {
 				t.Error(err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("something was allowed")
 		}
 	}
@@ -416,7 +416,7 @@ func TestRule6ClientsMayNotSpeakAsBrokers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lead(t, s, "orders", 0)
-	if _, err := c.Request(produceSubject(0), []byte("x"), time.Second); err != nil {
+	if _, err := c.Request(produceSubject(0), []byte("x"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	for {
@@ -459,14 +459,14 @@ func TestRule8DrainAnswersWhatIsInWorkAndThenCloses(t *testing.T) {
 	c := connect(t, s, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	answers := make(chan error, 1)
 	go func() {
-		_, err := c.Request(produceSubject(0), []byte("x"), 10*time.Second)
+		_, err := c.Request(produceSubject(0), []byte("x"), time.Minute)
 		answers <- err
 	}()
 	eventually(t, "a request in work", func() bool { return finish.Load() != nil })
 	drained := make(chan error, 1)
 	go func() { drained <- s.Drain(context.Background()) }()
 	eventually(t, "the core drains", core.drained.Load)
-	m, err := c.Request(produceSubject(0), []byte("x"), time.Second)
+	m, err := c.Request(produceSubject(0), []byte("x"), time.Minute)
 	if err != nil {
 		t.Fatalf("a request during the drain got no answer: %v", err)
 	}
@@ -495,7 +495,7 @@ func TestRule8DrainAnswersWhatIsInWorkAndThenCloses(t *testing.T) {
 	s.Close()
 	select {
 	case <-closed:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the client's connection is still open")
 	}
 }
@@ -519,7 +519,7 @@ func TestRule9ProduceNeedsNoMetadata(t *testing.T) {
 	lead(t, servers[1], "orders", 3)
 	c := connect(t, servers[0]) // the wrong node
 	eventually(t, "the leader answers through the route", func() bool {
-		_, err := c.Request(fmt.Sprintf("lb.p.%d.orders", 3), []byte("x"), time.Second)
+		_, err := c.Request(fmt.Sprintf("lb.p.%d.orders", 3), []byte("x"), time.Minute)
 		return err == nil
 	})
 	if cores[0].requests.Load() != 0 || cores[1].requests.Load() == 0 {

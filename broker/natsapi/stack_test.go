@@ -124,7 +124,7 @@ func (k *stack) start(n *stackNode, members map[uint64]string) {
 // found founds the cluster and registers its nodes.
 func (k *stack) found(ctx context.Context) {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{}, map[string]string{
 		"retention_age": "168h", "retention_bytes": "-1",
@@ -214,7 +214,7 @@ func (k *stack) admin(c *nats.Conn, verb string, req, reply any) error {
 	k.t.Helper()
 	body, err := json.Marshal(req)
 	must(k.t, err)
-	m, err := c.Request(protocol.PrefixAdmin+verb, body, 10*time.Second)
+	m, err := c.Request(protocol.PrefixAdmin+verb, body, time.Minute)
 	if err != nil {
 		return err
 	}

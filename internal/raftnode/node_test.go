@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/stall"
 )
 
 const testShard = 1001
@@ -136,16 +137,17 @@ func TestLeaderTransferUnderLoadDoesNotWaitForAnElectionTimeout(t *testing.T) {
 			wg.Go(func() { proposeUntil(t, n, w*10+int(n.id), stop, &o) })
 		}
 	}
+	stalls := stall.Start(t)
 	for range 6 {
 		before := len(from.list(t, testShard))
 		eventually(t, "load", func() bool { return len(from.list(t, testShard)) > before+50 })
 		to := c.followers(from)[0]
-		begin := time.Now()
+		begin := stalls.Mark()
 		if err := from.node.Transfer(testShard, to.id); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "leader transfer", func() bool { id, _, ok := to.node.Leader(testShard); return ok && id == to.id })
-		if took := time.Since(begin); took > 750*time.Millisecond {
+		if took := stalls.Since(begin); took > 750*time.Millisecond {
 			t.Errorf("transfer took %v", took)
 		}
 		from = to

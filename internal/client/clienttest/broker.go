@@ -463,7 +463,7 @@ func (b *Broker) await(what string, cond func() bool) {
 // Await polls cond until it holds and fails the test after 10 s.
 func Await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute) // where a test hangs
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

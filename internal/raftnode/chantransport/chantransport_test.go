@@ -124,7 +124,7 @@ func (c *cluster) crash(id uint64) {
 
 func (c *cluster) eventually(what string, ok func() bool) {
 	c.t.Helper()
-	deadline, tick := time.NewTimer(15*time.Second), time.NewTicker(2*time.Millisecond)
+	deadline, tick := time.NewTimer(time.Minute), time.NewTicker(2*time.Millisecond)
 	defer deadline.Stop()
 	defer tick.Stop()
 	for !ok() {
