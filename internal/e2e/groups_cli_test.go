@@ -32,7 +32,7 @@ func describeByCLI(t testing.TB, server, group string) groupReply {
 
 func TestGroupCommandsShowMoveAndDeleteGroups(t *testing.T) {
 	t.Parallel()
-	d := startDev(t, "--any-port", "--ephemeral", "--nodes", "1", "--groups.session_timeout", "2s", "--groups.heartbeat_interval", "500ms")
+	d := startDev(t, "--any-port", "--ephemeral", "--nodes", "1", "--groups.session_timeout", "20s", "--groups.heartbeat_interval", "500ms")
 	server := d.told.Servers[0]
 	cli(t, 0, server, nil, "topic", "create", "orders", "-p", "3")
 	if got := cli(t, 0, server, nil, "group", "list", "-o", "json").stdout; strings.TrimSpace(got) != "[]" {
