@@ -23,6 +23,8 @@ const (
 	scaleSteady = 20 * time.Second
 	// scaleDialling is how many members are started at a time.
 	scaleDialling = 64
+	// scaleAttempts is how often a member tries to join.
+	scaleAttempts = 3
 )
 
 // startScale starts three broker processes and a topic of scalePartitions.
@@ -100,8 +102,14 @@ func BenchmarkGroupsSettle(b *testing.B) {
 	inParallel(scaleMembers, func(i int) {
 		dialling <- struct{}{}
 		defer func() { <-dialling }()
-		c, err := consumer.New(b.Context(), d.told.Servers, groupName(i), []string{scaleTopic}, consumer.FromEarliest(),
-			consumer.WithOnAssigned(count(1)), consumer.WithOnRevoked(count(-1)), consumer.WithOnLost(count(-1)))
+		join := func() (*consumer.Consumer, error) {
+			return consumer.New(b.Context(), d.told.Servers, groupName(i), []string{scaleTopic}, consumer.FromEarliest(),
+				consumer.WithOnAssigned(count(1)), consumer.WithOnRevoked(count(-1)), consumer.WithOnLost(count(-1)))
+		}
+		c, err := join()
+		for n := 1; err != nil && n < scaleAttempts; n++ { // a machine that stands still lets connections time out
+			c, err = join()
+		}
 		if err != nil {
 			b.Error("member ", i, ": ", err)
 			return
