@@ -345,7 +345,7 @@ func decodeOutcomes(data []byte, n int) (outcomes []outcome, ok bool) {
 	var no []refusal
 	list(&x, &no, refusalBytesMin, (*refusal).code)
 	for _, r := range no {
-		if r.at >= uint64(n) {
+		if r.at >= uint64(n) || r.fine() {
 			return nil, false
 		}
 		outcomes[r.at] = r.outcome

@@ -127,6 +127,7 @@ func FuzzEntry(f *testing.F) {
 
 func FuzzOutcomes(f *testing.F) {
 	f.Add(encodeOutcomes(sampleOutcomes()))
+	f.Add([]byte("\x02\x00\x00\x040000\x00\x030\x00\x0200")) // a refusal that refuses nothing
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const n = 5
 		outcomes, ok := decodeOutcomes(data, n)
