@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check microbench speed groups-scale
+.PHONY: all build vet lint arch test test-peers race tidy check bench microbench speed groups-scale
 
 all: check
 
@@ -44,6 +44,20 @@ tidy:
 	cd bench/peers && $(GO) mod tidy -diff
 
 check: build vet lint arch race tidy
+
+# The standard set, from which docs/PERFORMANCE.md is written: eight minutes on
+# two cores. Leave the machine alone meanwhile.
+bench:
+	$(GO) build -o bin/bench ./bench
+	mkdir -p bin/results
+	for size in 128 1KiB; do for payload in random json; do \
+	  bin/bench produce --record-size $$size --payload $$payload --duration 8s --then latency,alone,consume \
+	    --json bin/results/produce-$$size-$$payload.json || exit 1; \
+	done; done
+	bin/bench e2e --target-rate 10000 --duration 8s --json bin/results/e2e.json
+	bin/bench sweep partitions --values 6,60 --duration 8s --json bin/results/sweep-partitions.json
+	bin/bench compare --rounds 2 --json bin/results/compare.json
+	bin/bench report --markdown docs/PERFORMANCE.md bin/results/*.json
 
 # The speed of the layers, each alone.
 microbench:

@@ -39,6 +39,10 @@ func (systemClock) SleepUntil(ctx context.Context, t time.Time) {
 	}
 }
 
+// overrunMax is how long after the end records are still sent that were due
+// before it. A few milliseconds are the sender's own; more is back-pressure.
+const overrunMax = time.Second
+
 // pacer says when one producer's records are to be sent.
 type pacer struct {
 	clock clock
@@ -73,7 +77,7 @@ func (p *pacer) next(ctx context.Context) (intended time.Time, ok bool) {
 	if p.every > 0 {
 		intended = p.intended(p.given)
 	}
-	if !p.end.IsZero() && (!now.Before(p.end) || !intended.Before(p.end)) {
+	if !p.end.IsZero() && (!intended.Before(p.end) || !now.Before(p.end.Add(overrunMax))) {
 		return intended, false
 	}
 	if intended.After(now) {

@@ -114,6 +114,13 @@ func countAbove(t *tally, d time.Duration) int64 {
 	return n
 }
 
+func TestWhatWasDueBeforeTheEndIsSentALittleLate(t *testing.T) {
+	got, p := openLoop(t, 9801, 900*time.Millisecond)
+	if got.records != 10_000 || p.unsent.Load() != 0 {
+		t.Errorf("%d sent, %d unsent, want all 10,000", got.records, p.unsent.Load())
+	}
+}
+
 func TestOpenLoopSaysWhatBackPressureKeptFromBeingSent(t *testing.T) {
 	got, p := openLoop(t, 9001, 5*time.Second)
 	if got.records != 9001 || p.unsent.Load() != 999 {

@@ -11,7 +11,7 @@ import (
 // poolBytes is how much payload is made before the clock starts. Records are
 // taken from it in turn, so it must be larger than any batch: a codec that met
 // the same bytes twice in one batch would shrink what is meant to be random.
-const poolBytes = 16 << 20
+const poolBytes = 8 << 20
 
 // payload is what values are cut from.
 type payload struct {
