@@ -197,7 +197,9 @@ func (t *turn) endToEnd(ctx context.Context) (Result, error) {
 // deliver runs the measured part of endToEnd.
 func (t *turn) deliver(ctx context.Context, p *producing, r *receiving, giveUp context.CancelCauseFunc) (result Result, failed, err error) {
 	start := time.Now()
-	p.meter = t.newMeter(PhaseE2E, t.window(p.limit, start), giveUp)
+	w := t.window(p.limit, start)
+	w.start = w.start.Truncate(time.Microsecond) // as the times in the values are
+	p.meter = t.newMeter(PhaseE2E, w, giveUp)
 	p.meter.open = true
 	r.meter.Store(p.meter)
 	go p.meter.run()
