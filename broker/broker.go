@@ -265,10 +265,11 @@ func (b *Broker) startServing() error {
 	b.balancer = metadata.NewBalancer(metadata.BalancerOptions{
 		Interval: b.config.Leaders.Interval, MaxMoves: b.config.Leaders.MaxMoves, Manual: !b.config.Leaders.Balance,
 		Image: b.store.Image, Leaders: b.leaders, IsLeader: b.store.IsLeader, Alive: b.alive, Transfer: b.transfer, Logger: b.logger,
+		Coordinators: coordinators{b}.preferred,
 	})
 	b.handler = handler.New(handler.Options{
 		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
-		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Alive: b.alive,
+		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Coordinators: coordinators{b}, Alive: b.alive,
 		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskReserve: b.disk.reached.Load,
 		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
 		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,

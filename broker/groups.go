@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"time"
+
 	"logbroker/broker/groups"
 	"logbroker/internal/raftnode"
 )
@@ -16,6 +18,7 @@ func (b *Broker) newGroups() *groups.Host {
 		NodeID: b.config.Cluster.NodeID, Raft: groups.NodeRaft{Node: b.raft}, Metadata: b.store,
 		SessionTimeout: g.SessionTimeout, HeartbeatInterval: g.HeartbeatInterval, OffsetRetention: g.OffsetRetention,
 		Clock: b.nats.Now, ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, Metrics: b.metrics,
+		OnCoordination: b.onCoordination, QuorumLost: (&quorumWatch{nodes: coordinators{b}.Nodes, alive: b.alive, since: time.Now()}).lost,
 	})
 }
 

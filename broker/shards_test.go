@@ -255,3 +255,21 @@ func TestTheWatermarkIsWrittenOnlyWhenItRises(t *testing.T) {
 		}
 	}
 }
+
+func TestQuorumIsLostWithTheMajorityAndNotJustAfterAStart(t *testing.T) {
+	alive := map[uint64]bool{1: true}
+	watch := func(since time.Duration, nodes ...uint64) bool {
+		q := &quorumWatch{nodes: func() []uint64 { return nodes }, alive: func(n uint64) bool { return alive[n] }, since: time.Now().Add(-since)}
+		return q.lost()
+	}
+	if watch(quorumGrace/2, 1, 2, 3) {
+		t.Error("lost before the others could be heard")
+	}
+	if !watch(time.Hour, 1, 2, 3) || !watch(time.Hour, 1, 2) {
+		t.Error("one of three, or of two, is a majority")
+	}
+	alive[3] = true
+	if watch(time.Hour, 1, 2, 3) || watch(time.Hour, 1) {
+		t.Error("two of three, or one of one, are not a majority")
+	}
+}

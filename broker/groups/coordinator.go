@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
 )
 
 const (
@@ -123,7 +124,7 @@ func (c *coordinator) mayServe() error {
 	case c.serving, c.leader == c.replica:
 		return errMoving("node %d is taking over the coordination of this group", c.options.NodeID)
 	case c.leader == 0 && since < leaderlessTime:
-		return errMoving("the group's coordinator shard %d has no leader at the moment", c.shard)
+		return errMoving("the group's coordinator shard %s has no leader at the moment", protocol.GroupShardName(int(c.shard-FirstShard)))
 	case c.led && since < lingerTime:
 		return errNotCoordinator(c.leader)
 	}

@@ -30,7 +30,7 @@ func (h *Host) Describe(ctx context.Context, group string) (*protocol.GroupDescr
 	if d == nil {
 		return nil, errcode.New(errcode.GroupIDNotFound, "there is no consumer group %q; see `logbroker group list`", group)
 	}
-	d.Coordinator = h.options.NodeID
+	d.Coordinator, d.Shard = h.options.NodeID, protocol.GroupShardName(int(c.shard-FirstShard))
 	return d, nil
 }
 
@@ -45,7 +45,7 @@ func (h *Host) All() []*protocol.GroupDescription {
 		c.machine.read(func(s *state) {
 			for _, name := range slices.Sorted(maps.Keys(s.groups)) {
 				d := s.groups[name].describe(image)
-				d.Coordinator = h.options.NodeID
+				d.Coordinator, d.Shard = h.options.NodeID, protocol.GroupShardName(int(c.shard-FirstShard))
 				out = append(out, d)
 			}
 		})

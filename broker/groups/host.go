@@ -42,8 +42,10 @@ func (r NodeRaft) Propose(shard uint64, cmd []byte, timeout time.Duration) (func
 	return p.Wait, nil
 }
 
-// ReadIndex is Raft's.
+// ReadIndex is Raft's. It gives up soon where there is no majority.
 func (r NodeRaft) ReadIndex(ctx context.Context, shard uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
 	return r.Node.ReadIndex(ctx, shard)
 }
 
@@ -69,6 +71,13 @@ type noMetrics struct{}
 func (noMetrics) GroupRebalanced()     {}
 func (noMetrics) OffsetsCommitted(int) {}
 
+// Coordination is the news that this node began or ceased to coordinate a shard.
+type Coordination struct {
+	Shard   uint64
+	Epoch   int32 // of the coordination; epochs of a shard only rise
+	Serving bool
+}
+
 // Options configures a Host. Raft and Metadata have no default.
 type Options struct {
 	NodeID   uint64
@@ -92,6 +101,13 @@ type Options struct {
 	// While it does not, no group expires: a clock a day ahead would let offsets
 	// go a day early. Default: always.
 	ClockTrusted func() bool
+
+	// QuorumLost reports whether a majority of the nodes with replicas is gone. Then
+	// this node refuses what it would else leave to the coordinator. Default: never.
+	QuorumLost func() bool
+	// OnCoordination takes the news that this node began or ceased to coordinate a
+	// shard, in order for each shard. It must not block. Default: nobody is told.
+	OnCoordination func(Coordination)
 
 	Logger  *slog.Logger // default: discard
 	Metrics Metrics      // default: none
@@ -117,6 +133,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ClockTrusted == nil {
 		o.ClockTrusted = func() bool { return true }
+	}
+	if o.QuorumLost == nil {
+		o.QuorumLost = func() bool { return false }
+	}
+	if o.OnCoordination == nil {
+		o.OnCoordination = func(Coordination) {}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -209,7 +231,8 @@ func (h *Host) Shard(group string) (uint64, error) {
 }
 
 // of returns the coordinator of a group if it serves here. ErrElsewhere means
-// that this node should be silent.
+// that this node should be silent. Where a majority is gone nobody else can
+// answer, so nobody is to be silent.
 func (h *Host) of(group string) (*coordinator, error) {
 	shard, err := h.Shard(group)
 	if err != nil {
@@ -218,10 +241,14 @@ func (h *Host) of(group string) (*coordinator, error) {
 	h.mu.RLock()
 	c := h.coordinators[shard]
 	h.mu.RUnlock()
-	if c == nil {
-		return nil, ErrElsewhere
+	err = ErrElsewhere
+	if c != nil {
+		err = c.mayServe()
 	}
-	return c, c.mayServe()
+	if errors.Is(err, ErrElsewhere) && h.options.QuorumLost() {
+		err = errMoving("the group's coordinator shard %s has no majority: too many of its nodes are gone; start them", protocol.GroupShardName(int(shard-FirstShard)))
+	}
+	return c, err
 }
 
 // Route returns nil where this node coordinates the group, ErrElsewhere where it

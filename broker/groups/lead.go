@@ -29,6 +29,7 @@ func (c *coordinator) lead() {
 	defer c.goroutines.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	told := Coordination{Shard: c.shard}
 	for {
 		index := c.options.Metadata.Image().Index
 		var changed <-chan struct{}
@@ -43,10 +44,24 @@ func (c *coordinator) lead() {
 		case <-changed:
 			c.topicsChanged()
 		}
-		if next := c.step(); next > 0 {
+		next := c.step()
+		told = c.tell(told)
+		if next > 0 {
 			timer.Reset(next)
 		}
 	}
+}
+
+// tell passes on what has changed since it was last told. Only lead calls it, so
+// the news keep their order; whoever ends serving wakes lead.
+func (c *coordinator) tell(told Coordination) Coordination {
+	c.mu.Lock()
+	now := Coordination{Shard: c.shard, Epoch: c.epoch, Serving: c.serving}
+	c.mu.Unlock()
+	if now != told {
+		c.options.OnCoordination(now)
+	}
+	return now
 }
 
 // step does what is to be done now and returns when to be called again, 0 = when

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
@@ -163,7 +164,7 @@ func (l *lookup) partition(ctx context.Context, topic string, topicID uint64, nu
 	p, err := l.find(topic, topicID, number)
 	if err != nil && !l.waited {
 		l.waited = true
-		if l.host.options.Metadata.Barrier(ctx) == nil {
+		if l.host.barrier(ctx) == nil {
 			p, err = l.find(topic, topicID, number)
 		}
 	}
@@ -192,6 +193,20 @@ func (l *lookup) find(topic string, topicID uint64, number int32) (Partition, er
 		return Partition{}, errcode.New(errcode.UnknownTopicOrPartition, "topic %q has partitions 0 to %d, not %d", topic, len(t.Partitions)-1, number)
 	}
 	return Partition{Topic: t.ID, Number: number}, nil
+}
+
+// confirmTimeout bounds the waits for a majority while a request is answered: a
+// cluster that has lost its own must say so soon.
+const confirmTimeout = 2 * time.Second
+
+// barrier waits until the metadata here are not older than the call.
+func (h *Host) barrier(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if err := h.options.Metadata.Barrier(ctx); err != nil {
+		return errMoving("the metadata cannot be confirmed (%v)", err)
+	}
+	return nil
 }
 
 // confirm returns the group's coordinator once it is certain that this node led
@@ -254,7 +269,7 @@ func (h *Host) knowTopics(ctx context.Context, topics []protocol.TopicPartitions
 	image := h.options.Metadata.Image()
 	for _, t := range topics {
 		if have, ok := image.Topic(t.Topic); !ok || t.TopicID > have.ID {
-			return h.options.Metadata.Barrier(ctx)
+			return h.barrier(ctx)
 		}
 	}
 	return nil

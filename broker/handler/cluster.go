@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"logbroker/broker/metadata"
 	"logbroker/internal/protocol"
@@ -112,8 +113,8 @@ func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protoco
 	if n := len(health.UnderReplicated); n > 0 {
 		health.Reasons = append(health.Reasons, fmt.Sprintf("%d partitions are under-replicated", n))
 	}
-	if n := h.uncoordinated(ctx); n > 0 {
-		health.Reasons = append(health.Reasons, fmt.Sprintf("%d coordinator shards of consumer groups have no leader", n))
+	if names := h.uncoordinated(ctx); len(names) > 0 {
+		health.Reasons = append(health.Reasons, "coordinator shards of consumer groups without a leader: "+strings.Join(names, ", "))
 	}
 	health.Healthy = len(health.Reasons) == 0
 	return health, nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"logbroker/broker/groups"
 	"logbroker/broker/metadata"
@@ -30,6 +31,17 @@ type Groups interface {
 	List() *protocol.GroupListReply
 	All() []*protocol.GroupDescription
 	Release()
+}
+
+// Coordinators is what the handler uses of the coordinator shards as Raft groups.
+type Coordinators interface {
+	// Nodes returns the nodes that hold the replicas, of every shard the same.
+	Nodes() []uint64
+	// Status returns this node's replica of a shard; false where it has none.
+	Status(shard uint64) (RaftState, bool)
+	// Transfer hands a shard that this node leads to another node and returns when
+	// it has moved.
+	Transfer(ctx context.Context, shard, to uint64) error
 }
 
 // groupCall is one request to a group on its way.
@@ -225,21 +237,30 @@ func (h *Handler) groupList(ctx context.Context, _ protocol.Empty) (*protocol.Gr
 	return out, nil
 }
 
-// uncoordinated returns how many coordinator shards nobody serves.
-func (h *Handler) uncoordinated(ctx context.Context) int {
+// uncoordinated names the coordinator shards that nobody serves, as raft show
+// calls them.
+func (h *Handler) uncoordinated(ctx context.Context) []string {
+	out := []string{}
 	if h.options.Metadata.Image().GroupShards == 0 {
-		return 0
+		return out
 	}
 	list, err := h.groupList(ctx, protocol.Empty{})
 	if err != nil {
-		return h.options.Metadata.Image().GroupShards
+		return append(out, err.Error())
 	}
-	return len(list.Unreachable)
+	for _, shard := range list.Unreachable {
+		out = append(out, protocol.GroupShardName(int(shard-groups.FirstShard)))
+	}
+	return out
 }
 
 func (h *Handler) nodeGroups(context.Context, protocol.Empty) (*protocol.GroupListReply, error) {
 	return h.options.Groups.List(), nil
 }
+
+// describeTimeout bounds the wait for a group's coordinator to describe it, which
+// itself asks nodes for their logs.
+const describeTimeout = 4 * time.Second
 
 // groupDescribed has a group's coordinator describe it. Every node is asked: only
 // the coordinator knows the group.
@@ -249,8 +270,12 @@ func (h *Handler) groupDescribed(ctx context.Context, req protocol.GroupRequest)
 	}
 	nodes := nodeIDs(h.options.Metadata.Image())
 	replies, errs := make([]protocol.GroupDescription, len(nodes)), make([]error, len(nodes))
+	ctx, answered := context.WithTimeout(ctx, describeTimeout)
+	defer answered()
 	inParallel(len(nodes), len(nodes), func(i int) {
-		errs[i] = h.call(ctx, nodes[i], protocol.VerbNodeGroup, req, &replies[i])
+		if errs[i] = h.call(ctx, nodes[i], protocol.VerbNodeGroup, req, &replies[i]); errs[i] == nil {
+			answered() // the others need not be waited for
+		}
 	})
 	for i, err := range errs {
 		if err == nil {
@@ -299,8 +324,11 @@ func (noGroups) Seek(context.Context, protocol.GroupSeekRequest) (*protocol.Comm
 func (noGroups) List() *protocol.GroupListReply {
 	return &protocol.GroupListReply{Groups: []protocol.GroupSummary{}}
 }
-func (noGroups) All() []*protocol.GroupDescription { return nil }
-func (noGroups) Release()                          {}
+func (noGroups) All() []*protocol.GroupDescription              { return nil }
+func (noGroups) Release()                                       {}
+func (noGroups) Nodes() []uint64                                { return nil }
+func (noGroups) Status(uint64) (RaftState, bool)                { return RaftState{}, false }
+func (noGroups) Transfer(context.Context, uint64, uint64) error { return errNoGroups() }
 
 // knownPartition returns the shard of a partition and the nodes that hold it.
 func knownPartition(image *metadata.Image, topicID uint64, number int32) (*metadata.Partition, bool) {

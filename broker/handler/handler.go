@@ -103,6 +103,8 @@ type Options struct {
 	Producer ProduceSender
 	// Groups coordinates consumer groups. nil = there are none: NOT_IMPLEMENTED.
 	Groups Groups
+	// Coordinators are the shards that Groups rests on. nil = there are none.
+	Coordinators Coordinators
 
 	// Alive reports whether another node was heard of lately. nil = all are.
 	Alive func(node uint64) bool
@@ -158,6 +160,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Groups == nil {
 		o.Groups = noGroups{}
+	}
+	if o.Coordinators == nil {
+		o.Coordinators = noGroups{}
 	}
 	if o.DiskReserve == nil {
 		o.DiskReserve = func() bool { return false }

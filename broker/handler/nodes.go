@@ -10,8 +10,8 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// nodeReplicas is this node's own view of its replicas. The metadata shard is
-// among them only when it is asked for by number.
+// nodeReplicas is this node's own view of its replicas. The metadata and the
+// coordinator shards are among them only when they are asked for by number.
 func (h *Handler) nodeReplicas(_ context.Context, req protocol.ReplicasRequest) (*protocol.ReplicasReply, error) {
 	reply := &protocol.ReplicasReply{Node: h.options.NodeID, Version: h.options.Version, Replicas: []protocol.ReplicaStatus{}}
 	if len(req.Shards) == 0 {
@@ -23,6 +23,12 @@ func (h *Handler) nodeReplicas(_ context.Context, req protocol.ReplicasRequest) 
 	for _, shard := range req.Shards {
 		if shard == metadata.ShardID {
 			if s, ok := h.options.MetadataRaft(); ok {
+				reply.Replicas = append(reply.Replicas, s)
+			}
+			continue
+		}
+		if shard < metadata.FirstPartitionShard {
+			if s, ok := h.options.Coordinators.Status(shard); ok {
 				reply.Replicas = append(reply.Replicas, s)
 			}
 			continue
@@ -51,6 +57,9 @@ const transferLagMax = 256
 // node, if that node's replica is near: a partition takes no appends while its
 // next leader catches up.
 func (h *Handler) nodeTransfer(ctx context.Context, req protocol.NodeTransferRequest) (*protocol.Empty, error) {
+	if req.Shard < metadata.FirstPartitionShard {
+		return &protocol.Empty{}, h.coordinatorTransfer(ctx, req)
+	}
 	r, ok := h.options.Replicas.Get(req.Shard)
 	if !ok {
 		return nil, h.noReplica(req.Shard)
@@ -59,6 +68,18 @@ func (h *Handler) nodeTransfer(ctx context.Context, req protocol.NodeTransferReq
 		return nil, err
 	}
 	return &protocol.Empty{}, r.TransferLeader(ctx, req.To)
+}
+
+// coordinatorTransfer is nodeTransfer for a coordinator shard.
+func (h *Handler) coordinatorTransfer(ctx context.Context, req protocol.NodeTransferRequest) error {
+	s, ok := h.options.Coordinators.Status(req.Shard)
+	if !ok {
+		return h.noReplica(req.Shard)
+	}
+	if err := h.checkNear(ctx, req.Shard, req.To, s.Applied); err != nil {
+		return err
+	}
+	return h.options.Coordinators.Transfer(ctx, req.Shard, req.To)
 }
 
 // checkNear asks node how far its replica of shard is.

@@ -134,8 +134,18 @@ func (s *Server) partition(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, topic.Partitions[id])
 }
 
-// raft answers for one partition, or for the metadata shard when none is named.
+// raft answers for what ?shard= names as raft show does (metadata, groups/N,
+// TOPIC/PARTITION), for ?topic= and ?partition=, or else for the metadata shard.
 func (s *Server) raft(w http.ResponseWriter, r *http.Request) {
+	if name := r.URL.Query().Get("shard"); name != "" {
+		request, ok := protocol.RaftShowOf(name)
+		if !ok {
+			writeProblem(w, problem{Status: http.StatusBadRequest, Title: "Bad request", Detail: "the shard is not metadata, groups/N or TOPIC/PARTITION"})
+			return
+		}
+		answer[protocol.RaftShowReply](s, w, r, protocol.VerbRaftShow, request)
+		return
+	}
 	request := protocol.RaftShowRequest{Version: protocol.ControlVersion, Topic: r.URL.Query().Get("topic")}
 	if text := r.URL.Query().Get("partition"); text != "" {
 		id, err := strconv.ParseInt(text, 10, 32)

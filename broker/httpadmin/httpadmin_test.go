@@ -37,6 +37,8 @@ func control(_ context.Context, verb string, body []byte) []byte {
 		reply = protocol.Envelope[protocol.Empty]{Error: protocol.NewControlError(errcode.New(errcode.UnknownTopicOrPartition, "no such topic"))}
 	case verb == protocol.VerbTopicDescribe:
 		reply = protocol.Envelope[protocol.TopicDescription]{Body: protocol.TopicDescription{Name: "orders", Partitions: []protocol.PartitionDescription{{Partition: 0}, {Partition: 1}}}}
+	case verb == protocol.VerbRaftShow && strings.Contains(string(body), `"group_shard":2`):
+		reply = protocol.Envelope[protocol.RaftShowReply]{Body: protocol.RaftShowReply{Shard: 4}}
 	case verb == protocol.VerbRaftShow:
 		reply = protocol.Envelope[protocol.RaftShowReply]{Body: protocol.RaftShowReply{Shard: 1}}
 	}
@@ -115,6 +117,9 @@ func TestEveryPathAnswers(t *testing.T) {
 		{"/api/v1/topics/orders/partitions/2", 404, "has 2 partitions"},
 		{"/api/v1/topics/orders/partitions/x", 400, "not a number"},
 		{"/api/v1/raft?partition=-1", 400, "not a number"},
+		{"/api/v1/raft?shard=groups/2", 200, `"shard":4`},
+		{"/api/v1/raft?shard=metadata", 200, `"shard":1`},
+		{"/api/v1/raft?shard=groups", 400, "not metadata, groups/N or TOPIC/PARTITION"},
 		{"/api/v1/groups", 200, `[{"group":"workers"`},
 		{"/api/v1/groups/workers", 200, `"total_lag":7`},
 		{"/api/v1/groups/none", 404, "GROUP_ID_NOT_FOUND"},

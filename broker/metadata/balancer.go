@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,10 @@ type BalancerOptions struct {
 	Manual bool
 	// Image returns the newest metadata image.
 	Image func() *Image
+	// Coordinators returns the shards that are no partitions and whose leaders are
+	// spread as well, by themselves; their Leader and Fixed are not looked at.
+	// Default: none.
+	Coordinators func() []placement.Partition
 	// Leaders is who leads what.
 	Leaders *Leaders
 	// IsLeader says whether this node's metadata replica leads; only there does
@@ -54,8 +59,12 @@ const leaderlessRounds = 2
 // forcedRounds bounds, in intervals, how long one BalanceNow goes on.
 const forcedRounds = 20
 
-// Balancer keeps the leaders of each topic spread over the nodes that are
-// alive, a few moves at a time. A move is over when Leaders shows it, or when
+// coordinators stands for the coordinator shards where topics are named: topic
+// ids begin at 1.
+const coordinators uint64 = 0
+
+// Balancer keeps the leaders of each topic, and those of the coordinator shards,
+// spread over the nodes that are alive, a few moves at a time. A move is over when Leaders shows it, or when
 // its time is up.
 type Balancer struct {
 	o      BalancerOptions
@@ -99,6 +108,9 @@ func NewBalancer(o BalancerOptions) *Balancer {
 	}
 	if o.MoveRounds == 0 {
 		o.MoveRounds = 3
+	}
+	if o.Coordinators == nil {
+		o.Coordinators = func() []placement.Partition { return nil }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -146,7 +158,7 @@ func (b *Balancer) BalanceNow() int {
 
 // Wanted returns how many leaderships would have to move now; 0 means even.
 func (b *Balancer) Wanted() int {
-	return len(placement.BalanceLeaders(b.leadership(partitionsOf(b.o.Image(), b.o.Leaders)), math.MaxInt))
+	return len(b.moves(b.shards(), math.MaxInt))
 }
 
 // run is the balancer's one goroutine; Start starts it and Stop ends it. It
@@ -198,28 +210,27 @@ func (b *Balancer) age() {
 	if n := b.forced.Load(); n > 0 {
 		b.forced.CompareAndSwap(n, n-1)
 	}
-	for _, t := range m.Topics() {
-		if b.hasLeaderless(t) {
-			b.leaderless[t.ID]++
-		} else {
-			delete(b.leaderless, t.ID)
-		}
+	now := b.withLeaderless(b.shards())
+	for id := range now {
+		b.leaderless[id]++
 	}
 	for id := range b.leaderless {
-		if _, ok := m.TopicByID(id); !ok {
+		if !now[id] {
 			delete(b.leaderless, id)
 		}
 	}
 }
 
-// hasLeaderless says whether a partition of t has no leader that is alive.
-func (b *Balancer) hasLeaderless(t *Topic) bool {
-	for i := range t.Partitions {
-		if node, _, ok := b.o.Leaders.Leader(t.Partitions[i].Shard); !ok || !b.o.Alive(node) {
-			return true
+// withLeaderless returns the topics that have a partition without a leader that
+// is alive.
+func (b *Balancer) withLeaderless(shards []placement.Partition) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, p := range shards {
+		if p.Leader == 0 || !b.o.Alive(p.Leader) {
+			out[p.Topic] = true
 		}
 	}
-	return false
+	return out
 }
 
 // settle looks which moves are over, and reports whether places became free
@@ -272,7 +283,7 @@ func (b *Balancer) plan(ctx context.Context) {
 	if free <= 0 || !byItself && b.forced.Load() == 0 {
 		return
 	}
-	moves := placement.BalanceLeaders(b.leadership(b.partitions()), free)
+	moves := b.moves(b.planned(), free)
 	if len(moves) == 0 && len(b.pending) == 0 {
 		b.forced.Store(0)
 	}
@@ -281,23 +292,26 @@ func (b *Balancer) plan(ctx context.Context) {
 	}
 }
 
-// leadership is what the placement looks at.
-func (b *Balancer) leadership(partitions []placement.Partition) placement.Leadership {
-	return placement.Leadership{Partitions: partitions, Alive: b.o.Alive, CaughtUp: b.o.CaughtUp}
+// moves returns at most n moves among shards. The coordinator shards are evened
+// out by themselves: a coordinator does not move because partitions were created.
+func (b *Balancer) moves(shards []placement.Partition, n int) []placement.Move {
+	of := func(coordinator bool, n int) []placement.Move {
+		some := slices.DeleteFunc(slices.Clone(shards), func(p placement.Partition) bool { return (p.Topic == coordinators) != coordinator })
+		return placement.BalanceLeaders(placement.Leadership{Partitions: some, Alive: b.o.Alive, CaughtUp: b.o.CaughtUp}, n)
+	}
+	moves := of(true, n)
+	return append(moves, of(false, n-len(moves))...)
 }
 
-// partitions lists all partitions as they will be when the pending moves are
-// done. What is pending, held or in a topic that may be electing is fixed.
-func (b *Balancer) partitions() []placement.Partition {
-	m := b.o.Image()
-	electing := map[uint64]bool{}
-	for _, t := range m.Topics() {
-		electing[t.ID] = b.leaderless[t.ID] <= leaderlessRounds && b.hasLeaderless(t)
-	}
-	out := partitionsOf(m, b.o.Leaders)
+// planned lists all shards as they will be when the pending moves are done. What
+// is pending, held or in a topic that may be electing is fixed.
+func (b *Balancer) planned() []placement.Partition {
+	out := b.shards()
+	leaderless := b.withLeaderless(out)
 	for i := range out {
 		p := &out[i]
-		p.Fixed = electing[p.Topic] || b.held[p.Shard] > 0
+		electing := leaderless[p.Topic] && b.leaderless[p.Topic] <= leaderlessRounds
+		p.Fixed = electing || b.held[p.Shard] > 0
 		if move := b.pending[p.Shard]; move != nil {
 			p.Fixed = true
 			if !move.settled {
@@ -308,15 +322,21 @@ func (b *Balancer) partitions() []placement.Partition {
 	return out
 }
 
-// partitionsOf lists all partitions of m with their leaders.
-func partitionsOf(m *Image, leaders *Leaders) []placement.Partition {
+// shards lists the coordinator shards and all partitions with their leaders.
+func (b *Balancer) shards() []placement.Partition {
+	m := b.o.Image()
 	out := make([]placement.Partition, 0, m.PartitionCount())
+	for _, p := range b.o.Coordinators() {
+		out = append(out, placement.Partition{Topic: coordinators, Shard: p.Shard, Replicas: p.Replicas})
+	}
 	for _, t := range m.Topics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			node, _, _ := leaders.Leader(p.Shard)
-			out = append(out, placement.Partition{Topic: t.ID, Shard: p.Shard, Replicas: p.Nodes(), Leader: node})
+			out = append(out, placement.Partition{Topic: t.ID, Shard: p.Shard, Replicas: p.Nodes()})
 		}
+	}
+	for i := range out {
+		out[i].Leader, _, _ = b.o.Leaders.Leader(out[i].Shard)
 	}
 	return out
 }

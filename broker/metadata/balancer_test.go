@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"logbroker/broker/placement"
 )
 
 // stage is a cluster of three nodes without Raft: transfers just change the
@@ -136,6 +138,66 @@ func TestBalancerSpreadsAgainAfterANodeComesBack(t *testing.T) {
 		}
 		if n := s.b.Wanted(); n != 0 {
 			t.Fatalf("%d moves are wanted still", n)
+		}
+	})
+}
+
+func TestBalancerSpreadsCoordinatorsByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const first, shards = 2, 4
+		s := newStage(t, 1, 3, BalancerOptions{Interval: 5 * time.Second, MaxMoves: 2, Coordinators: func() []placement.Partition {
+			out := make([]placement.Partition, shards)
+			for i := range out {
+				nodes := []uint64{1, 2, 3, 1, 2}[i%3:]
+				out[i] = placement.Partition{Shard: first + uint64(i), Replicas: nodes[:3]}
+			}
+			return out
+		}})
+		s.takes = 100 * time.Millisecond
+		led := func() map[uint64]int {
+			out := map[uint64]int{}
+			for i := range uint64(shards) {
+				node, _, _ := s.leaders.Leader(first + i)
+				out[node]++
+			}
+			return out
+		}
+		for i := range uint64(shards) {
+			s.moveTo(first+i, 3)
+		}
+		s.b.Start(t.Context())
+		defer s.b.Stop()
+		elapse(6 * time.Second)
+		if got := led(); max(got[1], got[2], got[3]) != 2 || min(got[1], got[2], got[3]) != 1 {
+			t.Fatalf("coordinators %v, want 2, 1 and 1", got)
+		}
+		// Node 1 dies, and its coordinators go to node 2.
+		s.set(func() { s.dead[1] = true })
+		s.leaders.LostAll(1)
+		for i := range uint64(shards) {
+			if _, _, ok := s.leaders.Leader(first + i); !ok {
+				s.moveTo(first+i, 2)
+			}
+		}
+		for i := range s.image.Topics()[0].Partitions {
+			if p := &s.image.Topics()[0].Partitions[i]; p.Replicas[0].Node == 1 {
+				s.moveTo(p.Shard, 2)
+			}
+		}
+		elapse(30 * time.Second)
+		if got := led(); got[2] != 2 || got[3] != 2 {
+			t.Fatalf("coordinators of the two that are left: %v", got)
+		}
+		s.back()
+		elapse(6 * time.Second)
+		if got := led(); max(got[1], got[2], got[3])-min(got[1], got[2], got[3]) > 1 || !s.even() || s.most() > 2 {
+			t.Fatalf("coordinators %v, at most %d moves at once", got, s.most())
+		}
+		calls := s.called()
+		s.leaders.Prune(s.image)
+		elapse(time.Minute)
+		if s.called() != calls || s.b.Wanted() != 0 {
+			t.Fatalf("%d more moves, %d wanted", s.called()-calls, s.b.Wanted())
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// Leaders is who leads which partition, as the leaders themselves tell it. It is
+// Leaders is who leads which partition and which coordinator shard, as the leaders themselves tell it. It is
 // a hint: it may be late, and it is lost with the process. A higher epoch
 // always wins, so late news do no harm.
 type Leaders struct {
@@ -87,12 +87,12 @@ func (l *Leaders) LostAll(node uint64) {
 	l.Set(protocol.LeadersBroadcast{Node: node, Full: true})
 }
 
-// Prune forgets shards that the image does not have.
+// Prune forgets partitions that the image does not have.
 func (l *Leaders) Prune(m *Image) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for shard := range l.shards {
-		if _, _, ok := m.PartitionByShard(shard); !ok {
+		if _, _, ok := m.PartitionByShard(shard); !ok && shard >= FirstPartitionShard {
 			delete(l.shards, shard)
 		}
 	}

@@ -32,6 +32,13 @@ func (s *Server) Leadership(l Leadership) {
 	}
 }
 
+// Coordination takes the news that this node began or ceased to lead a shard that
+// has no subjects of its own, and tells the other nodes. It does not block and
+// may be called before Start.
+func (s *Server) Coordination(shard uint64, epoch int32, leading bool) {
+	s.leaders.set(Leadership{Shard: shard, Epoch: epoch, Leading: leading})
+}
+
 // pending bounds what the client library holds for one subscription. Callbacks
 // do not block, so it is a last resort: beyond it messages are dropped without
 // an answer, and the connection's error handler says so.

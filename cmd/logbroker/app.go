@@ -55,7 +55,7 @@ type backend interface {
 	Partitions(ctx context.Context) (*protocol.PartitionListReply, error)
 	TransferLeader(ctx context.Context, topic string, partition int32, to uint64) error
 	BalanceLeaders(ctx context.Context) (*protocol.BalanceReply, error)
-	ShowRaft(ctx context.Context, topic string, partition int32) (*protocol.RaftShowReply, error)
+	ShowRaft(ctx context.Context, r protocol.RaftShowRequest) (*protocol.RaftShowReply, error)
 	ListGroups(ctx context.Context) (*protocol.GroupListReply, error)
 	DescribeGroup(ctx context.Context, group string) (*protocol.GroupDescription, error)
 	DeleteGroup(ctx context.Context, group string) error

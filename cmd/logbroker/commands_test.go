@@ -70,6 +70,7 @@ func TestTopicCommandsSendWhatIsAsked(t *testing.T) {
 		"cluster transfer-leader t/1 --to 3":      "transfer t/1 3",
 		"cluster transfer-leader t/0":             "transfer t/0 0",
 		"raft show metadata -o json --timeout 3s": `raft "" 0`,
+		"raft show groups/2 -o json":              `raft of coordinator shard 2`,
 	} {
 		c.calls = nil
 		c.raft = &protocol.RaftShowReply{}
@@ -88,7 +89,7 @@ func TestUsageErrorsExitWith2(t *testing.T) {
 		"nope", "topic nope", "topic lst", "topic list --nope", "topic list extra", "topic create", "topic create a b", "topic create a -p 0", "topic create a -r -1",
 		"topic create a -c novalue", "topic create a -c x=1 -c x=2", "topic alter a", "topic add-partitions a", "topic add-partitions a -p 1 -n 1",
 		"topic trim a", "topic trim a --offset -5", "topic trim a --offset 5 -p -1 --yes", "topic delete a", "topic trim a --offset 5", "topic list -o xml",
-		"topic list --timeout 0s", "topic list --timeout 5", "raft show", "raft show a", "raft show a/x", "raft show /1", "raft show a/-1", "raft show a/0/1",
+		"topic list --timeout 0s", "topic list --timeout 5", "raft show", "raft show a", "raft show groups", "raft show groups/-1", "raft show metadata/0/1", "raft show metadata --topic", "raft show a/x", "raft show /1", "raft show a/-1", "raft show a/0/1",
 		"cluster transfer-leader t/1 0", "cluster transfer-leader t/1 2 --to 2", "cluster transfer-leader t/1 x",
 		"cluster add-node", "cluster drain 1", "cluster remove-node 1", "group describe", "group seek g", "group seek g --to x", "group seek g --to end -p 1", "group seek g --to end -t a -p -1",
 		"group delete", "group delete g", "debug bundle", "topic consume t -g a..b", "topic consume t -g g -p 1", "help nope", "completion nope", "generate nope", "generate systemd-unit --binary relative", "topic list --tls-cert x",
@@ -231,6 +232,7 @@ func TestRaftShowNeverPrintsZeroForUnknown(t *testing.T) {
 		t.Fatal(r.stdout.String())
 	}
 	r.do("raft", "show", "x/0").wantErr(3, "does not exist")
+	r.do("raft", "show", "groups/0", "--topic").wantErr(3, `topic "groups" does not exist`)
 }
 
 func TestConnectionSettingsHaveAnOrder(t *testing.T) {

@@ -164,8 +164,13 @@ func (c *fakeCluster) BalanceLeaders(context.Context) (*protocol.BalanceReply, e
 	return &protocol.BalanceReply{Moves: 2}, nil
 }
 
-func (c *fakeCluster) ShowRaft(_ context.Context, topic string, partition int32) (*protocol.RaftShowReply, error) {
-	c.call("raft %q %d", topic, partition)
+func (c *fakeCluster) ShowRaft(_ context.Context, r protocol.RaftShowRequest) (*protocol.RaftShowReply, error) {
+	topic := r.Topic
+	if r.GroupShard != nil {
+		c.call("raft of coordinator shard %d", *r.GroupShard)
+	} else {
+		c.call("raft %q %d", topic, r.Partition)
+	}
 	if topic != "" {
 		if _, err := c.topic(topic); err != nil {
 			return nil, err

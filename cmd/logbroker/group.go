@@ -48,6 +48,7 @@ type groupView struct {
 	Group       string                   `json:"group"`
 	State       string                   `json:"state"`
 	Coordinator uint64                   `json:"coordinator"`
+	Shard       string                   `json:"shard"`
 	GroupEpoch  int32                    `json:"group_epoch"`
 	Assignor    string                   `json:"assignor"`
 	Members     []protocol.GroupMember   `json:"members"`
@@ -75,7 +76,7 @@ type groupPartitionView struct {
 
 func viewGroup(d *protocol.GroupDescription) *groupView {
 	v := &groupView{
-		Group: d.Group, State: d.State, Coordinator: d.Coordinator, GroupEpoch: d.GroupEpoch, Assignor: d.Assignor,
+		Group: d.Group, State: d.State, Coordinator: d.Coordinator, Shard: d.Shard, GroupEpoch: d.GroupEpoch, Assignor: d.Assignor,
 		Members: d.Members, TotalLag: d.TotalLag, Incomplete: d.Incomplete, Topics: d.Topics, Problems: d.Problems,
 	}
 	for _, p := range d.Partitions {
@@ -162,6 +163,9 @@ func (t *table) groupHead(v *groupView) {
 	}
 	t.row("GROUP", v.Group)
 	t.row("COORDINATOR", v.Coordinator)
+	if t.wide {
+		t.row("SHARD", v.Shard)
+	}
 	t.row("STATE", v.State)
 	t.row("BALANCER", v.Assignor)
 	t.row("MEMBERS", len(v.Members))

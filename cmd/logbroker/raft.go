@@ -9,34 +9,29 @@ import (
 	"logbroker/internal/protocol"
 )
 
-// metadataShard is what raft show calls the metadata's own Raft group.
-const metadataShard = "metadata"
-
 func newRaft(a *app) *cobra.Command {
 	return cli.Group("raft", "Look at Raft groups", newRaftShow(a))
 }
 
 func newRaftShow(a *app) *cobra.Command {
-	var again bool
+	var again, topic bool
 	cmd := &cobra.Command{
-		Use: "show TOPIC/PARTITION | metadata", Short: "Show role, term, leader, last, commit and applied index of every replica",
-		Long: "Show role, term, leader, last, commit and applied index of every replica of a partition, or of the metadata.\n" +
+		Use: "show TOPIC/PARTITION | metadata | groups/N", Short: "Show role, term, leader, last, commit and applied index of every replica",
+		Long: "Show role, term, leader, last, commit and applied index of every replica of a partition, of the metadata, or of\n" +
+			"coordinator shard N of the consumer groups, counted from 0 (group describe -o wide tells which one a group is on).\n" +
 			"What a node that cannot be reached would say is \"-\" (null in JSON), never zero.",
-		Example: "  logbroker raft show orders/0 -w",
+		Example: "  logbroker raft show orders/0 -w\n  logbroker raft show groups/2",
 		Args:    cli.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var p partitionName
-			if args[0] != metadataShard {
-				var err error
-				if p, err = parsePartitionName(args[0]); err != nil {
-					return err
-				}
+			r, err := raftRequest(args[0], topic)
+			if err != nil {
+				return err
 			}
 			if again {
-				return a.watchRaft(cmd, p)
+				return a.watchRaft(cmd, r)
 			}
 			return a.ask(cmd, func(ctx context.Context, b backend) error {
-				reply, err := b.ShowRaft(ctx, p.topic, p.partition)
+				reply, err := b.ShowRaft(ctx, r)
 				if err != nil {
 					return err
 				}
@@ -45,10 +40,24 @@ func newRaftShow(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&again, "watch", "w", false, "print again whenever it changes")
+	cmd.Flags().BoolVar(&topic, "topic", false, "take the name for TOPIC/PARTITION, also where the topic is called groups")
 	return cmd
 }
 
-func (a *app) watchRaft(cmd *cobra.Command, p partitionName) error {
+// raftRequest reads what is to be shown.
+func raftRequest(name string, topic bool) (protocol.RaftShowRequest, error) {
+	if topic {
+		p, err := parsePartitionName(name)
+		return protocol.RaftShowRequest{Topic: p.topic, Partition: p.partition}, err
+	}
+	r, ok := protocol.RaftShowOf(name)
+	if !ok {
+		return r, cli.Usage("%q is not TOPIC/PARTITION, like orders/0, nor metadata, nor groups/N", name)
+	}
+	return r, nil
+}
+
+func (a *app) watchRaft(cmd *cobra.Command, r protocol.RaftShowRequest) error {
 	b, err := a.open(cmd.Context())
 	if err != nil {
 		return err
@@ -58,7 +67,7 @@ func (a *app) watchRaft(cmd *cobra.Command, p partitionName) error {
 		func(ctx context.Context) (*protocol.RaftShowReply, error) {
 			ctx, cancel := context.WithTimeout(ctx, a.globals.timeout)
 			defer cancel()
-			return b.ShowRaft(ctx, p.topic, p.partition)
+			return b.ShowRaft(ctx, r)
 		},
 		func(reply *protocol.RaftShowReply) error { return a.emitEach(reply, showRaft(reply)) })
 }

@@ -90,7 +90,7 @@ func Layers() map[string]Rule {
 		"broker/natsapi":   {Own: []string{"broker/handler", "internal/protocol"}, Third: []string{nats, natsServer, "github.com/nats-io/nuid"}},
 		"broker/httpadmin": {Own: []string{"broker/handler", "internal/protocol"}, Third: []string{prometheus, "github.com/VictoriaMetrics/metrics"}},
 		"broker": {Own: []string{
-			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/httpadmin",
+			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/placement", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"bench": {

@@ -100,10 +100,10 @@ func (a Admin) BalanceLeaders(ctx context.Context) (*protocol.BalanceReply, erro
 	return control[protocol.BalanceReply](ctx, a.c, protocol.VerbBalanceLeaders, protocol.Empty{})
 }
 
-// ShowRaft returns one row per replica of a partition; topic "" means the
-// metadata shard.
-func (a Admin) ShowRaft(ctx context.Context, topic string, partition int32) (*protocol.RaftShowReply, error) {
-	r := protocol.RaftShowRequest{Version: protocol.ControlVersion, Topic: topic, Partition: partition}
+// ShowRaft returns one row per replica of a partition, of a coordinator shard or
+// of the metadata.
+func (a Admin) ShowRaft(ctx context.Context, r protocol.RaftShowRequest) (*protocol.RaftShowReply, error) {
+	r.Version = protocol.ControlVersion
 	return control[protocol.RaftShowReply](ctx, a.c, protocol.VerbRaftShow, r)
 }
 

@@ -107,7 +107,7 @@ func adminCalls(ctx context.Context, a client.Admin) map[string]func() error {
 		protocol.VerbPartitions:      func() error { _, err := a.Partitions(ctx); return err },
 		protocol.VerbTransferLeader:  func() error { return a.TransferLeader(ctx, "x", 0, 2) },
 		protocol.VerbBalanceLeaders:  func() error { _, err := a.BalanceLeaders(ctx); return err },
-		protocol.VerbRaftShow:        func() error { _, err := a.ShowRaft(ctx, "x", 0); return err },
+		protocol.VerbRaftShow:        func() error { _, err := a.ShowRaft(ctx, protocol.RaftShowRequest{Topic: "x"}); return err },
 		protocol.VerbGroupList:       func() error { _, err := a.ListGroups(ctx); return err },
 	}
 }

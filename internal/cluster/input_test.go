@@ -299,7 +299,7 @@ func (c *Cluster) leaderships(topic string) map[uint64]uint64 {
 	for _, name := range []string{"", topic} {
 		c.WaitFor("all replicas tell their term", func() bool {
 			show := call(c, "raft show", func(ctx context.Context) (*protocol.RaftShowReply, error) {
-				return c.Client().Admin().ShowRaft(ctx, name, 0)
+				return c.Client().Admin().ShowRaft(ctx, protocol.RaftShowRequest{Topic: name})
 			})
 			for _, r := range show.Replicas {
 				if r.Term == nil {

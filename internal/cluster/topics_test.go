@@ -201,7 +201,7 @@ func (c *Cluster) shards(topic string, partitions int) []uint64 {
 	out := make([]uint64, partitions)
 	for i := range out {
 		out[i] = call(c, "raft show", func(ctx context.Context) (*protocol.RaftShowReply, error) {
-			return c.Client().Admin().ShowRaft(ctx, topic, int32(i))
+			return c.Client().Admin().ShowRaft(ctx, protocol.RaftShowRequest{Topic: topic, Partition: int32(i)})
 		}).Shard
 	}
 	return out

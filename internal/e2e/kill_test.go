@@ -140,7 +140,7 @@ func awaitCaughtUp(t *testing.T, c *client.Client, topic string) {
 	t.Helper()
 	for p := range int32(loadPartitions) {
 		await(t, 15*time.Second, "every replica has applied all", func() (bool, string) {
-			shown, err := c.Admin().ShowRaft(t.Context(), topic, p)
+			shown, err := c.Admin().ShowRaft(t.Context(), protocol.RaftShowRequest{Topic: topic, Partition: p})
 			if err != nil {
 				return false, err.Error()
 			}

@@ -1,6 +1,9 @@
 package protocol
 
 import (
+	"strconv"
+	"strings"
+
 	"logbroker/internal/errcode"
 )
 
@@ -281,11 +284,43 @@ type BalanceReply struct {
 	Moves int `json:"moves"`
 }
 
-// RaftShowRequest names a partition; Topic "" means the metadata shard.
+// RaftShowRequest names a partition; with Topic "" a coordinator shard of consumer
+// groups, counted from 0, or, where that is nil, the metadata shard.
 type RaftShowRequest struct {
-	Version   int    `json:"version"`
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
+	Version    int    `json:"version"`
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	GroupShard *int32 `json:"group_shard,omitempty"`
+}
+
+// What people call the Raft groups that are no partitions.
+const (
+	raftMetadata = "metadata"
+	raftGroups   = "groups"
+)
+
+// GroupShardName is what people call coordinator shard n, counted from 0.
+func GroupShardName(n int) string { return raftGroups + "/" + strconv.Itoa(n) }
+
+// RaftShowOf returns the request for metadata, groups/N or TOPIC/PARTITION; ok is
+// false where name is none of them. A topic that is called groups must be asked
+// for by its fields.
+func RaftShowOf(name string) (r RaftShowRequest, ok bool) {
+	r.Version = ControlVersion
+	if name == raftMetadata {
+		return r, true
+	}
+	topic, number, _ := strings.Cut(name, "/")
+	n, err := strconv.ParseInt(number, 10, 32)
+	if topic == "" || err != nil || n < 0 {
+		return r, false
+	}
+	if topic == raftGroups {
+		r.GroupShard = new(int32(n))
+	} else {
+		r.Topic, r.Partition = topic, int32(n)
+	}
+	return r, true
 }
 
 // RaftShowReply has one row per replica.

@@ -244,6 +244,7 @@ type GroupDescription struct {
 	GroupEpoch  int32            `json:"group_epoch"`
 	Assignor    string           `json:"assignor"`
 	Coordinator uint64           `json:"coordinator"`
+	Shard       string           `json:"shard"`      // the coordinator shard, as raft show takes it
 	Members     []GroupMember    `json:"members"`    // by member id
 	Partitions  []GroupPartition `json:"partitions"` // of subscribed topics and of committed offsets, by topic and number
 	Topics      []GroupTopicLag  `json:"topics"`     // by name

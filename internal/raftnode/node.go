@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
@@ -51,10 +52,11 @@ type Node struct {
 	closed bool
 }
 
-// replica is what a Node keeps of a replica that runs here. Immutable.
+// replica is what a Node keeps of a replica that runs here.
 type replica struct {
 	id      uint64
 	session *client.Session // NoOP: the only kind on-disk machines allow
+	applied atomic.Uint64   // of a state machine in memory, see watchedMachine
 }
 
 // Open starts a NodeHost in o.Dir and, unless o.Transport is given, puts it on
@@ -164,7 +166,7 @@ func (n *Node) leave() { n.life.RUnlock() }
 // returns once the replica is registered; the machine's Open runs later. create
 // must not call this Node.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
-	return n.start(s, func() error {
+	return n.start(s, func(*replica) error {
 		return n.host.StartOnDiskReplica(s.Members, s.Join, create, n.shardConfig(s))
 	})
 }
@@ -172,12 +174,12 @@ func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemach
 // StartInMemory starts the local replica s with a state machine that lives in
 // memory and is rebuilt from snapshot and log at every start.
 func (n *Node) StartInMemory(s Shard, create func(shard, replica uint64) statemachine.IStateMachine) error {
-	return n.start(s, func() error {
-		return n.host.StartReplica(s.Members, s.Join, create, n.shardConfig(s))
+	return n.start(s, func(r *replica) error {
+		return n.host.StartReplica(s.Members, s.Join, n.watched(&r.applied, create), n.shardConfig(s))
 	})
 }
 
-func (n *Node) start(s Shard, run func() error) error {
+func (n *Node) start(s Shard, run func(*replica) error) error {
 	if err := n.enter(); err != nil {
 		return err
 	}
@@ -187,7 +189,7 @@ func (n *Node) start(s Shard, run func() error) error {
 	if _, running := n.replicas.LoadOrStore(s.ID, r); running {
 		return fmt.Errorf("raftnode: start shard %d replica %d: a replica of this shard runs here already", s.ID, s.Replica)
 	}
-	if err := n.afterUnload(run); err != nil {
+	if err := n.afterUnload(func() error { return run(r) }); err != nil {
 		n.replicas.Delete(s.ID)
 		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
 	}

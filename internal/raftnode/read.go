@@ -23,6 +23,9 @@ type ReplicaState struct {
 	// Term, Vote and Commit are the hard state, Last the index of the last
 	// entry, as last written. Commit may lag by what was not yet worth writing.
 	Term, Vote, Commit, Last uint64
+	// Applied is the index of the last command that a state machine in memory has
+	// applied; 0 for one on disk, which knows it itself.
+	Applied uint64
 	// Leader is the leader's replica id in LeaderTerm, 0 = none known.
 	Leader, LeaderTerm uint64
 	// Role is RoleLeader, RoleFollower, or RoleUnknown when no leader is known.
@@ -80,6 +83,7 @@ func (n *Node) Status(shard uint64) (s ReplicaState, ok bool) {
 		return ReplicaState{}, false
 	}
 	s = n.store.status(shard, local.(*replica).id)
+	s.Applied = local.(*replica).applied.Load()
 	leader, term, known := n.Leader(shard)
 	s.Role = RoleUnknown
 	if known {
