@@ -12,7 +12,7 @@ import (
 // cli runs logbroker against server and demands the exit code.
 func cli(t testing.TB, code int, server string, in io.Reader, args ...string) ran {
 	t.Helper()
-	got := run(t, 30*time.Second, in, logbroker(), append([]string{"--server", server}, args...)...)
+	got := run(t, 2*patience, in, logbroker(), append([]string{"--server", server, "--timeout", patience.String()}, args...)...)
 	if got.code != code {
 		t.Fatalf("logbroker %s: exit code %d, want %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), got.code, code,
 			tail(got.stdout, 10), tail(got.stderr, 10))

@@ -60,7 +60,7 @@ func TestEveryCommandOfTheREADMEWorks(t *testing.T) {
 // runReadme runs a command line of the README with the built binaries.
 func runReadme(t *testing.T, command, dir, server string) {
 	t.Helper()
-	line := strings.NewReplacer("go run ./cmd/logbrokerd", logbrokerd(), "go run ./cmd/logbroker", logbroker()).Replace(command)
+	line := strings.NewReplacer("go run ./cmd/logbrokerd", logbrokerd(), "go run ./cmd/logbroker", logbroker()+" --timeout "+patience.String()).Replace(command)
 	shell := exec.CommandContext(t.Context(), "sh", "-c", line)
 	shell.Dir, shell.Env = dir, cleanEnvironment("LOGBROKER_SERVER="+server)
 	shell.WaitDelay = time.Second
