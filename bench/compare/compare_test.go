@@ -263,6 +263,24 @@ func TestTablesShowMediansSpreadAndEveryRound(t *testing.T) {
 	}
 }
 
+func TestNotesTellOfErrorsAndOfRatesThatWereNotKept(t *testing.T) {
+	late := func(unsent int64) Document {
+		spec := load.Spec{Phases: []string{load.PhaseLatency}}
+		turn := load.Turn{System: "a", Spec: spec, Phases: []load.Result{{Phase: load.PhaseLatency, Records: 1000, Unsent: unsent, Errors: 1, FirstError: "no ack"}}}
+		row := newRow(1, Entrant{System: "a"}, &turn, nil)
+		row.Turn = pointer(0)
+		return Summarize(load.Document{}, "a", Plan{Rounds: 1}, []Row{row}, []load.Turn{turn})
+	}
+	d := late(5)
+	if notes := d.Tables().Notes; len(notes) != 1 || !strings.Contains(notes[0], "1 records failed") || !strings.Contains(notes[0], "no ack") {
+		t.Errorf("notes %q", notes)
+	}
+	d = late(500)
+	if notes := d.Tables().Notes; len(notes) != 2 || !strings.Contains(notes[1], "500 of 1501 records") {
+		t.Errorf("notes %q", notes)
+	}
+}
+
 func TestNumbersKeepThreeDigits(t *testing.T) {
 	for v, want := range map[float64]string{0.0123: "0.012", 1.234: "1.23", 12.34: "12.3", 123456.7: "123457"} {
 		if got := number(&v); got != want {

@@ -94,7 +94,10 @@ func (r *Ratio) UnmarshalJSON(raw []byte) error {
 // system that is set against the others.
 func Summarize(header load.Document, subject string, p Plan, rows []Row, turns []load.Turn) Document {
 	d := Document{Document: header, Rounds: rows, Ratios: make(map[string]Ratio)}
-	d.Format, d.Turns = DocumentFormat, turns
+	d.Format = DocumentFormat
+	for _, turn := range turns {
+		d.Add(turn)
+	}
 	d.Settings = Settings{Subject: subject, Rounds: p.Rounds, Spec: p.Spec, Systems: make(map[string]SystemSettings)}
 	for i := range turns {
 		// A turn that failed at its start has said nothing.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,17 +30,18 @@ const (
 const (
 	pathAsync = "async" // PublishMsgAsync with a large window
 	pathFast  = "fast"  // fast ingest (server 2.14) through orbit.go's jetstreamext
-	pathAuto  = "auto"  // the faster of the two, by a short calibration
+	pathAuto  = "auto"  // the faster of the two, by a short calibration (default)
 )
 
 // jetStreamNodes is the number of servers; a stream has a replica on each.
 const jetStreamNodes = 3
 
 // jetStreamSystem is NATS JetStream as three nats-server processes. A partition
-// is a stream with one subject; the streams' leaders are spread over the
-// servers, and a client is connected to the leader's server.
+// is a stream with one subject, or fewer streams are used where that is faster;
+// their leaders are spread over the servers, and a client is connected to the
+// leader's server.
 //
-// Options: path=async|fast|auto, streams=N (instead of the partitions),
+// Options: path=async|fast|auto, streams=N (per topic, instead of the fastest),
 // compression=none|s2 (of the stream).
 type jetStreamSystem struct {
 	sync string
@@ -90,34 +92,42 @@ func (s *jetStreamSystem) Start(ctx context.Context, spec load.Spec) error {
 	if err := s.startServers(ctx); err != nil {
 		return err
 	}
-	streams := spec.Partitions
-	if text := option(spec, "streams", ""); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return fmt.Errorf("option streams=%s: use a number of 1 or more", text)
-		}
-		streams = n
+	chosen, why, err := s.choose(ctx)
+	if err != nil {
+		return err
 	}
-	calibration := "chosen by option path"
-	if s.path == pathAuto {
-		var err error
-		if calibration, err = s.calibrate(ctx, streams*spec.Topics); err != nil {
-			return err
-		}
-	}
-	made, err := s.createStreams(ctx, "bench", streams*spec.Topics)
+	s.path = chosen.path
+	made, err := s.createStreams(ctx, "bench", chosen.streams*spec.Topics)
 	if err != nil {
 		return err
 	}
 	s.streams = made
-	s.settings = s.describe(streams, calibration)
+	s.settings = s.describe(chosen.streams, why)
 	return nil
+}
+
+// choose returns path and number of streams per topic: as the options say, or
+// what calibration finds fastest.
+func (s *jetStreamSystem) choose(ctx context.Context) (candidate, string, error) {
+	all := candidates(s.spec.Partitions)
+	if text := option(s.spec, "streams", ""); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return candidate{}, "", fmt.Errorf("option streams=%s: use a number of 1 or more", text)
+		}
+		all = []candidate{{pathAsync, n}, {pathFast, n}}
+	}
+	all = slices.DeleteFunc(all, func(c candidate) bool { return s.path != pathAuto && s.path != c.path })
+	if len(all) == 1 {
+		return all[0], "by option", nil
+	}
+	return s.calibrate(ctx, all)
 }
 
 // Stop implements load.System.
 func (s *jetStreamSystem) Stop() error { return s.servers.stop() }
 
-func (s *jetStreamSystem) describe(streams int, calibration string) map[string]string {
+func (s *jetStreamSystem) describe(streams int, why string) map[string]string {
 	interval := "2m (default)"
 	if s.sync == syncAlways {
 		interval = "always"
@@ -132,7 +142,7 @@ func (s *jetStreamSystem) describe(streams int, calibration string) map[string]s
 		"streams":       fmt.Sprintf("%d per topic, one subject each, leaders spread over the servers", streams),
 		"compression":   option(s.spec, "compression", "none"),
 		"path":          s.path,
-		"path chosen":   calibration,
+		"path chosen":   why,
 		"connection":    "per producer and server, to the stream leader's server",
 		"async window":  fmt.Sprintf("%d records per stream and producer", asyncWindow(s.spec.RecordSize)),
 		"fast ingest": fmt.Sprintf("flow %d, max outstanding acks %d, gap fail; single publishes while there is no backlog",

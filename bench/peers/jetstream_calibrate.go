@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,38 +14,59 @@ import (
 
 const (
 	calibrationRounds = 2
-	calibrationTurn   = 700 * time.Millisecond
+	calibrationTurn   = 500 * time.Millisecond
 )
 
-// calibrate measures both publish paths in turn on streams of its own, sets the
-// faster one, and says what it saw. Its payload is random: the server does not
+// candidate is one way to publish.
+type candidate struct {
+	path    string
+	streams int // per topic
+}
+
+// candidates are the ways that calibration tries: both paths on a stream per
+// partition, and fast ingest on one stream per server, which makes fewer and
+// larger writes.
+func candidates(partitions int) []candidate {
+	all := []candidate{{pathAsync, partitions}, {pathFast, partitions}}
+	if partitions > jetStreamNodes {
+		all = append(all, candidate{pathFast, jetStreamNodes})
+	}
+	return all
+}
+
+// calibrate measures the candidates in turn on streams of its own, returns the
+// fastest one, and says what it saw. Its payload is random: the server does not
 // look into it.
-func (s *jetStreamSystem) calibrate(ctx context.Context, streams int) (string, error) {
-	made, err := s.createStreams(ctx, "calibration", streams)
+func (s *jetStreamSystem) calibrate(ctx context.Context, all []candidate) (candidate, string, error) {
+	most := 0
+	for _, c := range all {
+		most = max(most, c.streams)
+	}
+	made, err := s.createStreams(ctx, "calibration", most*s.spec.Topics)
 	if err != nil {
-		return "", err
+		return candidate{}, "", err
 	}
 	value := make([]byte, s.spec.RecordSize)
 	source := rand.NewChaCha8([32]byte{byte(s.spec.Seed)})
 	_, _ = source.Read(value) // never fails
-	rates := map[string]float64{}
+	rates := make([]float64, len(all))
 	for range calibrationRounds {
-		for _, path := range []string{pathAsync, pathFast} {
-			rate, err := s.tryPath(ctx, made, path, value)
+		for i, c := range all {
+			rate, err := s.tryPath(ctx, made[:c.streams*s.spec.Topics], c.path, value)
 			if err != nil {
-				return "", fmt.Errorf("calibration of path %s: %w", path, err)
+				return candidate{}, "", fmt.Errorf("calibration of path %s: %w", c.path, err)
 			}
-			rates[path] = max(rates[path], rate)
+			rates[i] = max(rates[i], rate)
 		}
 	}
-	s.path = pathAsync
-	if rates[pathFast] > rates[pathAsync] {
-		s.path = pathFast
+	best, said := 0, "by calibration before the warm-up:"
+	for i, c := range all {
+		if rates[i] > rates[best] {
+			best = i
+		}
+		said += fmt.Sprintf(" %s on %d streams %.0f records/s;", c.path, c.streams, rates[i])
 	}
-	if err := s.deleteStreams(ctx, made); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("by calibration before the warm-up: async %.0f records/s, fast %.0f records/s", rates[pathAsync], rates[pathFast]), nil
+	return all[best], strings.TrimSuffix(said, ";"), s.deleteStreams(ctx, made)
 }
 
 // tryPath sends for calibrationTurn with the Spec's number of producers and

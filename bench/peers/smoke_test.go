@@ -167,12 +167,13 @@ func TestJetStreamFastIngestTakesAndGivesBack(t *testing.T) {
 
 func TestJetStreamCalibrationChoosesAPath(t *testing.T) {
 	spec := smokeSpec(t)
+	spec.Partitions = 4
 	sys := &jetStreamSystem{sync: syncDefault}
 	smoke(t, sys, spec, false)
 	if path := sys.Settings()["path"]; path != pathAsync && path != pathFast {
 		t.Errorf("path %q was chosen", path)
 	}
-	if !strings.Contains(sys.Settings()["path chosen"], "records/s") {
+	if !strings.Contains(sys.Settings()["path chosen"], "fast on 3 streams") {
 		t.Errorf("settings do not say why: %v", sys.Settings())
 	}
 }

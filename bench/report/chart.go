@@ -12,7 +12,7 @@ const (
 	lineHeight                          = 300.0
 	marginLeft, marginRight             = 64.0, 20.0
 	marginTop, marginBottom             = 14.0, 44.0
-	barLabel, barRow, barThick, barText = 170.0, 30.0, 16.0, 150.0
+	barLabel, barRow, barThick, barText = 150.0, 30.0, 16.0, 210.0
 )
 
 // chart is what the template draws: all places are computed here.
