@@ -57,7 +57,7 @@ bench:
 	bin/bench e2e --target-rate 10000 --duration 8s --json bin/results/e2e.json
 	bin/bench sweep partitions --values 6,60 --duration 8s --json bin/results/sweep-partitions.json
 	bin/bench compare --rounds 2 --json bin/results/compare.json
-	bin/bench report --markdown docs/PERFORMANCE.md bin/results/*.json
+	bin/bench report --markdown docs/PERFORMANCE.md --output bin/results/report.html bin/results/*.json
 
 # The speed of the layers, each alone.
 microbench:

@@ -26,7 +26,7 @@ func main() {
 
 func newRoot() *cobra.Command {
 	root := cli.Group("bench", "How fast logbroker is, and what that costs",
-		newProduce(), newConsume(), newE2E(), newSweep(), newDriver())
+		newProduce(), newConsume(), newE2E(), newSweep(), newCompare(), newReport(), newDriver())
 	root.Long = "bench measures logbroker: records and bytes per second, latencies, and the CPU, memory and disk that the brokers need.\n" +
 		"It starts a cluster of its own on this machine unless --server names one. Try it: go run ./bench produce"
 	return root

@@ -94,7 +94,7 @@ func Layers() map[string]Rule {
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"bench": {
-			Own:   []string{"bench/load", "bench/procs", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
+			Own:   []string{"bench/load", "bench/procs", "bench/compare", "bench/report", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
 			Third: []string{cobra, "github.com/spf13/pflag", hdrHistogram}, Never: neverInClients,
 		},
 		"bench/procs":      {Never: neverInLoad},
