@@ -93,7 +93,8 @@ type Options struct {
 	// HousekeepingInterval is the time between two looks for groups and offsets
 	// that can go. Default 10 s.
 	HousekeepingInterval time.Duration
-	// ProposeTimeout bounds one proposal. Default 4 s.
+	// ProposeTimeout bounds one proposal, in Raft ticks, which run late on a busy
+	// machine: an answer must be there within 5 s. Default 3 s.
 	ProposeTimeout time.Duration
 
 	Clock func() time.Time // stamps entries; default time.Now
@@ -122,7 +123,7 @@ func (o Options) withDefaults() Options {
 		{&o.HeartbeatInterval, 3 * time.Second},
 		{&o.OffsetRetention, 168 * time.Hour},
 		{&o.HousekeepingInterval, 10 * time.Second},
-		{&o.ProposeTimeout, 4 * time.Second},
+		{&o.ProposeTimeout, 3 * time.Second},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def
