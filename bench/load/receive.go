@@ -22,6 +22,8 @@ type receiving struct {
 	receivers []Receiver
 	meter     atomic.Pointer[meter] // changes between priming and measuring
 
+	surplus int64 // records received beyond those that are stored
+
 	got  atomic.Int64
 	want atomic.Int64  // got at which news is told; MaxInt64 while it is not known
 	news chan struct{} // capacity 1: got has reached want
@@ -207,15 +209,18 @@ func (t *turn) deliver(ctx context.Context, p *producing, r *receiving, giveUp c
 		err = t.awaitStored(ctx, r)
 	}
 	result, failed = p.meter.finish(p.meter.window.span(ctx))
-	result.TargetRate, result.Unsent = p.rate, p.unsent.Load()
+	result.TargetRate, result.Unsent, result.Duplicates = p.rate, p.unsent.Load(), r.surplus
 	return result, failed, err
 }
 
-// awaitStored returns when all that is stored has come.
+// awaitStored returns when all that is stored has come, and notes what came
+// beyond that.
 func (t *turn) awaitStored(ctx context.Context, r *receiving) error {
 	want, err := t.stored(ctx)
 	if err != nil {
 		return err
 	}
-	return r.await(ctx, want)
+	err = r.await(ctx, want)
+	r.surplus = max(r.got.Load()-want, 0)
+	return err
 }

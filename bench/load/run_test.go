@@ -26,6 +26,7 @@ type memory struct {
 	stored  func(n int64) int64         // what Stored answers; nil: the truth
 	running atomic.Int64                // Start without Stop
 	starts  func(context.Context) error // nil: Start succeeds
+	repeats bool                        // the first record is received twice
 }
 
 func (*memory) Name() string                { return "memory" }
@@ -58,7 +59,7 @@ func (s *memory) Stored(context.Context) (int64, error) {
 
 func (s *memory) NewSender(context.Context, int) (Sender, error) { return &memorySender{s: s}, nil }
 func (s *memory) NewReceiver(_ context.Context, n int, _ bool) (Receiver, error) {
-	return &memoryReceiver{s: s, idle: n > 0}, nil
+	return &memoryReceiver{s: s, idle: n > 0, repeats: n == 0 && s.repeats}, nil
 }
 
 type memorySender struct {
@@ -88,10 +89,11 @@ func (m *memorySender) Send(ctx context.Context, r Record, done func(error)) {
 func (*memorySender) Flush(context.Context) error { return nil }
 func (*memorySender) Close() error                { return nil }
 
-// memoryReceiver has all records, or none where it is idle.
+// memoryReceiver has all records, or none where it is idle, and the first one
+// twice where it repeats.
 type memoryReceiver struct {
-	s    *memory
-	idle bool
+	s             *memory
+	idle, repeats bool
 }
 
 func (m *memoryReceiver) Receive(ctx context.Context, visit func([][]byte)) error {
@@ -101,6 +103,10 @@ func (m *memoryReceiver) Receive(ctx context.Context, visit func([][]byte)) erro
 		m.s.mu.Unlock()
 		if at += len(values); len(values) > 0 && !m.idle {
 			visit(values)
+		}
+		if m.repeats && len(values) > 0 {
+			m.repeats = false
+			visit(values[:1])
 		}
 		select {
 		case <-ctx.Done():
@@ -224,6 +230,16 @@ func TestFewerRecordsStoredThanAckedIsALoss(t *testing.T) {
 	_, err := RunTurn(t.Context(), sys, shortSpec(PhaseProduce, PhaseConsume), nil)
 	if err == nil || !strings.Contains(err.Error(), "were acked, but only") {
 		t.Errorf("err = %v", err)
+	}
+}
+
+func TestARecordThatCameTwiceIsADuplicate(t *testing.T) {
+	turn, err := RunTurn(t.Context(), &memory{take: slowly(time.Millisecond), repeats: true}, shortSpec(PhaseE2E), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := turn.Phases[0]; r.Duplicates != 1 {
+		t.Errorf("%d duplicates, want 1", r.Duplicates)
 	}
 }
 
