@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -81,11 +82,10 @@ func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := within(t, waitTimeout)
 	// publish does as its errors say: it publishes again with the same id.
 	publish := func(value, id string) (ack *jetstream.PubAck, repeated bool) {
 		t.Helper()
-		for {
+		for ctx := within(t, waitTimeout); ; {
 			ack, err := js.Publish(ctx, "lb.pub.js", []byte(value), jetstream.WithMsgID(id))
 			var refused *jetstream.APIError
 			switch {
@@ -118,11 +118,11 @@ func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
 		case <-f.Ok():
 		case <-f.Err():
 			publish(string(f.Msg().Data), fmt.Sprint("async-", i))
-		case <-ctx.Done():
+		case <-time.After(waitTimeout):
 			t.Fatalf("message %d was not acknowledged", i)
 		}
 	}
-	_, err = js.Publish(ctx, "lb.pub.js", []byte("x"), jetstream.WithExpectLastSequence(7))
+	_, err = js.Publish(within(t, waitTimeout), "lb.pub.js", []byte("x"), jetstream.WithExpectLastSequence(7))
 	var refused *jetstream.APIError
 	if err == nil || !errors.As(err, &refused) || refused.Code != 400 {
 		t.Errorf("a publish with an expectation: %v, want it refused", err)
