@@ -69,7 +69,7 @@ func (c *Consumer) commit(ctx context.Context, claims []*claim) error {
 			return nil
 		}
 		var reply protocol.CommitReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Group: c.group, Request: a.request, Reply: &reply, Within: c.options.attempt})
+		err := c.ask(ctx, client.GroupCall{Verb: protocol.VerbGroupCommit, Request: a.request, Reply: &reply, Within: c.options.attempt})
 		if err == nil {
 			return c.committedAll(a.taken, &reply)
 		}

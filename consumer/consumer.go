@@ -54,6 +54,8 @@ type Consumer struct {
 	adoptable  chan struct{} // to the adopter: there may be partitions to adopt
 	share      atomic.Int64  // prefetch of one partition, in bytes
 	marked     atomic.Bool   // the application has marked something
+	// coordinator is the node that answered the last heartbeat; 0: not known.
+	coordinator atomic.Uint64
 	// validUntil is when the session is over unless it is renewed, in
 	// nanoseconds after born; 0: there is none.
 	validUntil atomic.Int64

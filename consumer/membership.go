@@ -211,11 +211,23 @@ func (c *Consumer) heartbeat(ctx context.Context, hold time.Duration) (*protocol
 	}
 	c.mu.Unlock()
 	var reply protocol.HeartbeatReply
-	err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupHeartbeat, Group: c.group, Request: req, Reply: &reply, Hold: hold, Within: within})
+	err := c.ask(ctx, client.GroupCall{Verb: protocol.VerbGroupHeartbeat, Request: req, Reply: &reply, Hold: hold, Within: within})
 	if err != nil {
 		return nil, err
 	}
+	c.coordinator.Store(reply.Coordinator)
 	return &reply, nil
+}
+
+// ask makes one attempt at a request to the group's coordinator, by the shortest
+// way where the last heartbeat told it. After a failure the cluster finds the way.
+func (c *Consumer) ask(ctx context.Context, call client.GroupCall) error {
+	call.Group, call.Node = c.group, c.coordinator.Load()
+	err := c.client.GroupOnce(ctx, call)
+	if err != nil {
+		c.coordinator.CompareAndSwap(call.Node, 0)
+	}
+	return err
 }
 
 // expired reports whether the session is over as far as this member can tell:

@@ -106,7 +106,7 @@ func (c *Consumer) findCommitted(ctx context.Context, wanted []*adoption) error 
 		}
 		c.mu.Unlock()
 		var reply protocol.FetchOffsetsReply
-		err := c.client.GroupOnce(ctx, client.GroupCall{Verb: protocol.VerbGroupFetchOffsets, Group: c.group, Request: req, Reply: &reply, Within: c.options.attempt})
+		err := c.ask(ctx, client.GroupCall{Verb: protocol.VerbGroupFetchOffsets, Request: req, Reply: &reply, Within: c.options.attempt})
 		if err == nil {
 			committed := make(map[TopicPartition]int64, len(reply.Offsets))
 			for _, o := range reply.Offsets {

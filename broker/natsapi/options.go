@@ -36,7 +36,7 @@ func (s *Server) serverOptions() (*server.Options, error) {
 		return nil, err
 	}
 	o := &server.Options{
-		ServerName:   fmt.Sprintf("%s-%d", s.options.ClusterName, s.options.NodeID),
+		ServerName:   protocol.ServerName(s.options.ClusterName, s.options.NodeID),
 		Host:         host,
 		Port:         port,
 		NoSigs:       true,

@@ -85,7 +85,8 @@ type Client struct {
 // node is a cluster node as metadata has it, and the connection to it.
 type node struct {
 	urls     []string
-	conn     *Conn // nil until dialled
+	server   string // its name on the NATS side
+	conn     *Conn  // nil until dialled
 	dialing  bool
 	failures int
 	retryAt  time.Time
@@ -149,13 +150,18 @@ func (c *Client) Servers() []string { return c.servers }
 // Conn returns the connection to use for requests that node answers (0: any
 // node): the one to the node itself where it stands, otherwise one whose server
 // passes the request on. It never blocks; a missing connection is dialled in
-// the background.
+// the background. Where the seed happens to stand with the node, it is used: a
+// broker pays memory for every connection.
 func (c *Client) Conn(id uint64) *Conn {
 	c.mu.RLock()
 	n := c.nodes[id]
 	var own *Conn
-	if n != nil && n.conn != nil && n.conn.connected() {
+	switch {
+	case n == nil:
+	case n.conn != nil && n.conn.connected():
 		own = n.conn
+	case n.conn == nil && c.seed.connectedTo(n.server):
+		own = c.seed
 	}
 	dialNow := n != nil && n.conn == nil && !n.dialing && len(n.urls) > 0 && time.Now().After(n.retryAt)
 	c.mu.RUnlock()
@@ -227,13 +233,13 @@ func (c *Client) dialNode(id uint64, urls []string) {
 
 // setNodes takes over a node list. It returns the connections to close: those
 // to nodes that are gone or have moved. c.mu is held.
-func (c *Client) setNodes(list []protocol.NodeMetadata) (drop []*Conn) {
+func (c *Client) setNodes(cluster string, list []protocol.NodeMetadata) (drop []*Conn) {
 	known := make(map[uint64]bool, len(list))
 	for _, m := range list {
 		known[m.ID] = true
 		n := c.nodes[m.ID]
 		if n == nil {
-			c.nodes[m.ID] = &node{urls: m.ClientURLs}
+			c.nodes[m.ID] = &node{urls: m.ClientURLs, server: protocol.ServerName(cluster, m.ID)}
 			continue
 		}
 		if sameURLs(n.urls, m.ClientURLs) {

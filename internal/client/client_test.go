@@ -416,10 +416,27 @@ func TestRequestsGoToTheLeadersOwnNode(t *testing.T) {
 	if _, err := c.Topic(within(t), "orders"); err != nil {
 		t.Fatal(err)
 	}
-	seed := c.Conn(0)
-	clienttest.Await(t, "a connection to each node", func() bool {
-		return c.Conn(1) != seed && c.Conn(2) != seed && c.Conn(1) != c.Conn(2)
-	})
+	seed := c.Conn(0) // stands with node 1, which needs no second connection
+	clienttest.Await(t, "a connection to the other node", func() bool { return c.Conn(2) != seed })
+	if c.Conn(1) != seed {
+		t.Fatal("the node that the seed stands with got a connection of its own")
+	}
 	b.StopNode(2)
 	clienttest.Await(t, "the fallback", func() bool { return c.Conn(2) == seed })
+}
+
+func TestTheSeedServesTheNodeThatItStandsWith(t *testing.T) {
+	b := clienttest.Start(t, 2)
+	b.CreateTopic("orders", 2)
+	c := dial(t, b)
+	if _, err := c.Topic(within(t), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	seed := c.Conn(0) // stands with node 1
+	b.StopNode(1)
+	b.RestartNode(1)
+	// The seed comes back to node 1, or moves to node 2 and stays there.
+	clienttest.Await(t, "each node's requests go to it alone", func() bool {
+		return c.Conn(1) != c.Conn(2) && (c.Conn(1) == seed || c.Conn(2) == seed)
+	})
 }

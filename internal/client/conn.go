@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,9 @@ const (
 type Conn struct {
 	nc     *nats.Conn
 	prefix string // of reply subjects, with the final dot
+	// server is the name of the server that the connection stands with, or stood
+	// with last.
+	server atomic.Pointer[string]
 
 	// mu guards calls and next. It is held for a map access only.
 	mu    sync.Mutex
@@ -87,6 +91,7 @@ func dial(ctx context.Context, urls []string, o Options, own bool) (*Conn, error
 		}),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2), nats.FlusherTimeout(writeTimeout),
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { n.failAll(ErrDisconnected) }),
+		nats.ReconnectHandler(n.learnServer),
 		nats.ClosedHandler(func(*nats.Conn) { n.failAll(ErrClosed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { n.onAsyncError(err, o) }),
 	}
@@ -104,6 +109,7 @@ func dial(ctx context.Context, urls []string, o Options, own bool) (*Conn, error
 		return nil, err
 	}
 	n.nc = nc
+	n.learnServer(nc)
 	if err := n.subscribe(); err != nil {
 		nc.Close()
 		return nil, err
@@ -121,6 +127,18 @@ func (n *Conn) subscribe() error {
 
 // connected reports whether the connection stands just now.
 func (n *Conn) connected() bool { return n.nc.IsConnected() }
+
+// connectedTo reports whether the connection stands with the server of that
+// name. The seed may move from one to another.
+func (n *Conn) connectedTo(server string) bool {
+	at := n.server.Load()
+	return at != nil && *at == server && n.connected()
+}
+
+func (n *Conn) learnServer(nc *nats.Conn) {
+	name := nc.ConnectedServerName()
+	n.server.Store(&name)
+}
 
 // MaxPayload returns the largest message the server takes, in bytes.
 func (n *Conn) MaxPayload() int64 { return n.nc.MaxPayload() }

@@ -53,6 +53,10 @@ func (c *Client) Group(ctx context.Context, verb, group string, req, reply any) 
 
 // GroupCall is one attempt at a group request.
 type GroupCall struct {
+	// Node is the one to ask: the coordinator as far as the caller knows. 0, or one
+	// that is not connected: whoever passes the request on. A node that does not
+	// coordinate any more passes it on too, or refuses it.
+	Node        uint64
 	Verb, Group string
 	// Request is sent as JSON, the reply decoded into Reply (nil: dropped).
 	Request, Reply any
@@ -75,7 +79,7 @@ func (c *Client) GroupOnce(ctx context.Context, g GroupCall) error {
 	}
 	answers := make(chan answer, 8) // more coordinators there never were
 	timeout := cmp.Or(g.Within, groupAttempt) + g.Hold
-	call, err := c.Conn(0).Call(Request{Subject: subject, Payload: payload, Timeout: timeout},
+	call, err := c.Conn(g.Node).Call(Request{Subject: subject, Payload: payload, Timeout: timeout},
 		func(data []byte, err error) { offer(answers, answer{data: data, err: err}) })
 	if err != nil {
 		return err

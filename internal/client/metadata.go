@@ -174,7 +174,7 @@ func (c *Client) apply(reply *protocol.MetadataReply, asked []string) (drop []*C
 	lags := reply.Index < c.index
 	c.index = max(c.index, reply.Index)
 	if !lags {
-		drop = c.setNodes(reply.Nodes)
+		drop = c.setNodes(reply.ClusterName, reply.Nodes)
 	}
 	found := make(map[string]bool, len(reply.Topics))
 	for i := range reply.Topics {

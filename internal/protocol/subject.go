@@ -61,6 +61,12 @@ func NodeSubject(node uint64, verb string) string {
 	return PrefixNode + strconv.FormatUint(node, 10) + "." + verb
 }
 
+// ServerName is the name of a node's NATS server, by which a client knows that
+// its connection stands with that node.
+func ServerName(cluster string, node uint64) string {
+	return cluster + "-" + strconv.FormatUint(node, 10)
+}
+
 func partitionSubject(prefix, topic string, partition int32) string {
 	return prefix + strconv.FormatInt(int64(partition), 10) + "." + topic
 }

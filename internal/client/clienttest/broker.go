@@ -23,6 +23,8 @@ import (
 	"logbroker/partitions/producerstate"
 )
 
+const clusterName = "fake"
+
 // Broker is a cluster of nodes that share one memory.
 type Broker struct {
 	t testing.TB
@@ -132,8 +134,8 @@ func (b *Broker) startNode(id uint64) {
 	b.t.Helper()
 	opts := server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, MaxPayload: 1<<20 + 64<<10,
-		ServerName: fmt.Sprintf("node-%d", id),
-		Cluster:    server.ClusterOpts{Name: "fake", Host: "127.0.0.1", Port: server.RANDOM_PORT, PoolSize: -1},
+		ServerName: protocol.ServerName(clusterName, id),
+		Cluster:    server.ClusterOpts{Name: clusterName, Host: "127.0.0.1", Port: server.RANDOM_PORT, PoolSize: -1},
 	}
 	if len(b.nodes) > 0 {
 		opts.Routes = []*url.URL{{Scheme: "nats", Host: b.nodes[0].srv.ClusterAddr().String()}}

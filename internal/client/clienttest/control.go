@@ -67,7 +67,7 @@ func (b *Broker) metadata(body []byte) protocol.MetadataReply {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	out := protocol.MetadataReply{ClusterID: "fake", ClusterName: "fake", Index: b.index}
+	out := protocol.MetadataReply{ClusterID: "fake", ClusterName: clusterName, Index: b.index}
 	for _, n := range b.nodes {
 		m := protocol.NodeMetadata{ID: n.id}
 		if !n.hide {
