@@ -48,6 +48,9 @@ func historyMemberMain(args []string) int {
 	if len(args) != 5 {
 		return 2
 	}
+	// Before its file tells that it has begun: who reads that may send signals.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	recorder, err := history.Create(args[4], args[3])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -59,8 +62,6 @@ func historyMemberMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	c, err := consumer.New(ctx, strings.Split(args[0], ","), m.group, []string{args[2]}, consumer.FromEarliest(), consumer.WithAutoCommit(0), consumer.WithName(args[3]),
 		consumer.WithOnAssigned(m.assigned), consumer.WithOnRevoked(m.revoked), consumer.WithOnLost(m.lost))
 	if err == nil {

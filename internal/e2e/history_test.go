@@ -242,6 +242,16 @@ func (r *historyRun) join(group, number int) {
 	r.members[name] = launchProcess(r.t, name, nil, os.Args[0], historyCommand, strings.Join(r.c.urls(), ","), historyGroups[group].name, "events", name, r.file(name))
 }
 
+// begun waits until a member's process has begun to write, and returns it.
+func (r *historyRun) begun(name string) *process {
+	r.t.Helper()
+	await(r.t, 30*time.Second, name+" begins", func() (bool, string) {
+		info, err := os.Stat(filepath.Join(r.dir, name+".jsonl"))
+		return err == nil && info.Size() > 0, fmt.Sprint(err)
+	})
+	return r.members[name]
+}
+
 // inject does what f says.
 func (r *historyRun) inject(f fault) {
 	r.t.Helper()
@@ -259,12 +269,13 @@ func (r *historyRun) inject(f fault) {
 	case faultJoin:
 		r.join(f.group, f.member)
 	case faultLeave:
-		r.members[name].signal(r.t, syscall.SIGTERM) // its end is waited for at the end
+		r.begun(name).signal(r.t, syscall.SIGTERM) // its end is waited for at the end
 	case faultKillMember:
-		r.members[name].kill()
+		r.begun(name).kill()
 		r.nemesis.Record(history.Event{Kind: history.Killed, Process: name})
 		delete(r.members, name)
 	case faultStopMember:
+		r.begun(name)
 		r.nemesis.Record(history.Event{Kind: history.Stopped, Process: name})
 		r.members[name].signal(r.t, syscall.SIGSTOP)
 		r.stopped[name] = true
@@ -375,8 +386,8 @@ func (r *historyRun) awaitDrained() {
 // leaveAll makes every member leave; those that left before must have ended.
 func (r *historyRun) leaveAll() {
 	r.t.Helper()
-	for _, p := range r.members {
-		p.signalIfAlive(syscall.SIGTERM)
+	for name := range r.members {
+		r.begun(name).signalIfAlive(syscall.SIGTERM)
 	}
 	for name, p := range r.members {
 		if code := p.ended(r.t, 2*historyLeaveMax); code != 0 {
