@@ -21,6 +21,9 @@ import (
 // round of Raft.
 const groupAnswerWithin = 500 * time.Millisecond
 
+// groupAnswerLost is when no answer will come any more.
+const groupAnswerLost = 10 * time.Second
+
 // groupInputs makes the table of bad group requests. Group "g" has members a
 // and b, who own partitions 0 and 1 of the topic "input" with ten records each;
 // "static" has a static member, "full" as many members as a group may have,
@@ -283,11 +286,13 @@ func (h *hostile) tryGroup(c *Cluster, r *inputRow) (took time.Duration) {
 // sendGroup is send, with a look into the answer of a request that was taken:
 // an offset of it may have been refused.
 func (h *hostile) sendGroup(r *inputRow) (code errcode.Code, detail string) {
-	m, err := h.nc.Request(r.subject, r.payload, waitTimeout)
-	if errors.Is(err, nats.ErrNoResponders) {
+	m, err := h.nc.Request(r.subject, r.payload, groupAnswerLost)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
 		return noResponders, err.Error()
-	}
-	if err != nil {
+	case errors.Is(err, nats.ErrTimeout):
+		return errcode.RequestTimedOut, err.Error() // nobody answers while the coordination moves
+	case err != nil:
 		return errcode.UnknownServerError, err.Error()
 	}
 	code, ok := codeOf(r.subject, m.Data)
