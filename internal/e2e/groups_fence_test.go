@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -9,8 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"logbroker/internal/client"
-	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
 )
 
@@ -48,13 +50,13 @@ func TestCoordinatorThatStoodStillChangesNothingThatItsSuccessorDecided(t *testi
 			others = append(others, n.url())
 		}
 	}
-	late := a // the same member, by a connection to the coordinator's node alone
-	late.client, b.client = dial(t, old.url()), dial(t, others...)
+	late := dialNode(t, old)
+	b.client = dial(t, others...)
 
 	stopped := time.Now()
 	old.signal(t, syscall.SIGSTOP)
 	answered := make(chan error, 1)
-	go func() { answered <- late.commit(50) }() // waits in the socket, ends with its time-out
+	go func() { answered <- a.commitBy(late, 50) }() // waits in the socket, ends with its time-out
 	await(t, 30*time.Second, "b owns all, once a's session is over", func() (bool, string) {
 		err := b.beat()
 		return err == nil && b.has() == 4, fmt.Sprint(b.owned, err)
@@ -79,13 +81,10 @@ func TestCoordinatorThatStoodStillChangesNothingThatItsSuccessorDecided(t *testi
 	case <-time.After(rawWithin + 5*time.Second):
 		t.Fatal("the late commit is not answered")
 	}
-	awaitApplied(t, late.client) // it has handled what waited, and caught up
+	awaitApplied(t, dial(t, old.url())) // it has handled what waited, and caught up
 	for _, servers := range [][]string{{old.url()}, others} {
 		asked := dial(t, servers...)
-		now, why := describeGroup(t, asked, "g")
-		if now == nil {
-			t.Fatal(why)
-		}
+		now := awaitStable(t, asked, "g", 1)
 		if now.GroupEpoch != after.GroupEpoch || !reflect.DeepEqual(now.Members, after.Members) {
 			t.Errorf("the group changed from epoch %d, %+v to epoch %d, %+v", after.GroupEpoch, after.Members, now.GroupEpoch, now.Members)
 		}
@@ -166,24 +165,66 @@ func (m *rawMember) keepBeating() (stop func() error) {
 	}
 }
 
-// commit commits one offset for all the member owns.
-func (m *rawMember) commit(offset int64) error {
+// commitRequest commits one offset for all the member owns.
+func (m *rawMember) commitRequest(offset int64) protocol.CommitRequest {
 	m.sequence++
 	req := protocol.CommitRequest{Version: protocol.ControlVersion, Group: "g", MemberID: m.id, MemberEpoch: m.epoch, Sequence: m.sequence}
 	for _, p := range m.owned[0].Partitions {
 		req.Offsets = append(req.Offsets, protocol.CommittedOffset{Topic: "events", TopicID: m.owned[0].TopicID, Partition: p, Offset: offset})
 	}
+	return req
+}
+
+func (m *rawMember) commit(offset int64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), rawWithin)
+	defer cancel()
 	var reply protocol.CommitReply
-	err := m.client.GroupOnce(context.Background(), client.GroupCall{Verb: protocol.VerbGroupCommit, Group: "g", Request: req, Reply: &reply, Within: rawWithin})
+	if err := m.client.Group(ctx, protocol.VerbGroupCommit, "g", m.commitRequest(offset), &reply); err != nil {
+		return err
+	}
+	return refusedIn(reply)
+}
+
+// commitBy sends a commit once, by nc, and returns what the first answer says.
+func (m *rawMember) commitBy(nc *nats.Conn, offset int64) error {
+	payload, err := json.Marshal(m.commitRequest(offset))
+	if err != nil {
+		return err
+	}
+	answer, err := nc.Request(protocol.GroupSubject(protocol.VerbGroupCommit, "g"), payload, rawWithin)
+	if err != nil {
+		return err
+	}
+	var reply protocol.Envelope[protocol.CommitReply]
+	if err := json.Unmarshal(answer.Data, &reply); err != nil {
+		return err
+	}
+	if reply.Error != nil {
+		return reply.Error.Err()
+	}
+	return refusedIn(reply.Body)
+}
+
+// refusedIn returns the first refusal of a partition.
+func refusedIn(reply protocol.CommitReply) error {
 	for _, r := range reply.Results {
-		if r.Error != nil && err == nil {
-			err = r.Error.Err()
+		if r.Error != nil {
+			return r.Error.Err()
 		}
 	}
-	if code := errcode.Of(err); err != nil && code == errcode.RequestTimedOut {
-		return fmt.Errorf("no answer: %w", err)
+	return nil
+}
+
+// dialNode returns a connection that stays with one node: the client library
+// finds the coordinator wherever it is.
+func dialNode(t testing.TB, n *node) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(n.url(), nats.IgnoreDiscoveredServers(), nats.NoReconnect())
+	if err != nil {
+		t.Fatal(err)
 	}
-	return err
+	t.Cleanup(nc.Close)
+	return nc
 }
 
 // awaitApplied waits until the cluster says by way of c that every replica is there.
