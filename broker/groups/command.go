@@ -276,14 +276,14 @@ const (
 )
 
 // outcome is what an operation came to. Codes has one code per offset of a
-// commit, or is nil where all were stored.
+// commit or topic of a forget, or is empty where all is done.
 type outcome struct {
 	Code    errcode.Code
 	Message string
 	Codes   []errcode.Code
 }
 
-func (o *outcome) fine() bool { return o.Code == errcode.None && o.Codes == nil }
+func (o *outcome) fine() bool { return o.Code == errcode.None && len(o.Codes) == 0 }
 
 // err returns the refusal in o, nil where there is none.
 func (o outcome) err() error {
