@@ -39,6 +39,7 @@ type fetcher struct {
 	r        *feed
 	failures int // in a row
 	empty    int // replies without data that came at once, in a row
+	quiet    int // replies without data that were held, in a row
 	damaged  int // batches with a wrong CRC, in a row
 	gapAt    int64
 	gaps     int // in a row, all at gapAt
@@ -125,7 +126,7 @@ var (
 func (f *fetcher) judge(ctx context.Context, q fetch, some bool, err error, took time.Duration) time.Duration {
 	r := f.r
 	if some {
-		f.failures, f.empty = 0, 0
+		f.failures, f.empty, f.quiet = 0, 0, 0
 	}
 	switch {
 	case err == nil && some:
@@ -147,6 +148,7 @@ func (f *fetcher) judge(ctx context.Context, q fetch, some bool, err error, took
 		r.fail(q.generation, fmt.Errorf("%s/%d at offset %d: %w", r.topic, r.partition, q.offset, err))
 		return 0
 	}
+	f.quiet = 0
 	f.failures++
 	r.options.logger.Debug("fetch failed, retrying", "topic", r.topic, "partition", r.partition, "offset", q.offset, "err", err)
 	r.client.Stale(r.topic)
@@ -156,12 +158,25 @@ func (f *fetcher) judge(ctx context.Context, q fetch, some bool, err error, took
 // pauseEmpty keeps a broker that does not hold requests from being spun on.
 func (f *fetcher) pauseEmpty(took time.Duration) time.Duration {
 	f.failures = 0
-	if took > f.r.options.maxWait/2 {
+	if took > f.wait()/2 {
 		f.empty = 0
+		f.quiet++
 		return 0
 	}
 	f.empty++
 	return client.Backoff(f.empty, time.Millisecond, f.r.options.maxWait)
+}
+
+// firstWait is how long the first request is held that finds nothing new.
+const firstWait = 500 * time.Millisecond
+
+// wait is how long the next request may be held; see WithMaxWait.
+func (f *fetcher) wait() time.Duration {
+	wait := firstWait
+	for n := 0; n < f.quiet && wait < f.r.options.maxWait; n++ {
+		wait *= 2
+	}
+	return min(wait, f.r.options.maxWait)
 }
 
 func retryAfter(err error) time.Duration {
@@ -284,11 +299,11 @@ func (f *fetcher) do(q fetch) (some bool, err error) {
 	r := f.r
 	req := protocol.FetchRequest{
 		TopicID: r.topicID, Epoch: q.leader.Epoch, Offset: q.offset,
-		MaxBytes: uint32(q.credit), MaxWaitMs: uint32(r.options.maxWait.Milliseconds()),
+		MaxBytes: uint32(q.credit), MaxWaitMs: uint32(f.wait().Milliseconds()),
 	}
 	s := &stream{news: make(chan struct{}, 1)}
 	call, err := r.client.Conn(q.leader.Node).Call(client.Request{
-		Subject: r.subject, Payload: req.Append(nil), Stream: true, Timeout: r.options.maxWait + r.options.replyTimeout,
+		Subject: r.subject, Payload: req.Append(nil), Stream: true, Timeout: f.wait() + r.options.replyTimeout,
 	}, s.put)
 	if err != nil {
 		return false, err

@@ -15,7 +15,7 @@ import (
 // Defaults of the options.
 const (
 	DefaultPrefetchBytes     = 4 << 20
-	DefaultMaxWait           = 500 * time.Millisecond
+	DefaultMaxWait           = 2 * time.Second
 	DefaultMaxPrefetchBytes  = 32 << 20
 	DefaultAutoCommit        = 5 * time.Second
 	DefaultRebalanceTimeout  = time.Minute
@@ -194,8 +194,11 @@ func WithRange(p RangePolicy) Option { return func(o *options) { o.policy = p } 
 // partition, in compressed bytes. Default 4 MiB.
 func WithPrefetchBytes(n int) Option { return func(o *options) { o.prefetchBytes = n } }
 
-// WithMaxWait sets how long the broker holds a request that finds nothing new.
-// Default 500 ms. It does not delay records.
+// WithMaxWait bounds how long the broker holds a request that finds nothing new.
+// Default 2 s. It does not delay records. The first requests of a partition that
+// falls quiet are held for less (500 ms, then twice as long each time): while
+// records come, a leader that stands still is noticed early, and a partition that
+// stays quiet costs few requests.
 func WithMaxWait(d time.Duration) Option { return func(o *options) { o.maxWait = d } }
 
 // WithLogger sets the logger. Default: nothing is logged.
