@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench microbench speed groups-scale
+.PHONY: all build vet lint arch test test-peers race tidy check bench microbench speed groups-scale groups-history
 
 all: check
 
@@ -77,4 +77,12 @@ speed:
 groups-scale:
 	for round in 1 2 3; do \
 	  $(GO) test -run=NONE -bench='GroupsSettle|GroupsCommit' -benchtime=1x ./internal/e2e || exit 1; \
+	done
+
+# Consumer groups under random faults, ROUNDS schedules that nobody has seen
+# before; the tests play one that is always the same.
+ROUNDS ?= 10
+groups-history:
+	for round in $$(seq $(ROUNDS)); do \
+	  $(GO) test -count=1 -run=TestGroupsUnderRandomFaults ./internal/e2e -v -args -history.seed=0 | grep -E 'seed|^(---|ok|FAIL)' || exit 1; \
 	done

@@ -90,6 +90,8 @@ func controlError(ctx context.Context, subject string, err error) error {
 	switch {
 	case errors.As(err, new(*errcode.Error)):
 		return err
+	case strings.HasPrefix(subject, protocol.PrefixMetadata): // asking again does no harm
+		return fmt.Errorf("%s: %w; see `logbroker cluster health`, or try again", subject, err)
 	case errors.Is(err, ErrTimeout), errors.Is(err, ErrDisconnected):
 		return fmt.Errorf("%s: %w; it may have been done, look before repeating it", subject, err)
 	case ctx.Err() != nil:

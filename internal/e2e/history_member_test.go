@@ -23,6 +23,8 @@ const historyCommand = "history-member"
 const (
 	historyCommitEvery = 100 * time.Millisecond
 	historyLeaveMax    = 15 * time.Second
+	// joinAttempts is how often a member tries to join its group.
+	joinAttempts = 5
 )
 
 // historyMember is one member in a process of its own.
@@ -62,8 +64,14 @@ func historyMemberMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	c, err := consumer.New(ctx, strings.Split(args[0], ","), m.group, []string{args[2]}, consumer.FromEarliest(), consumer.WithAutoCommit(0), consumer.WithName(args[3]),
-		consumer.WithOnAssigned(m.assigned), consumer.WithOnRevoked(m.revoked), consumer.WithOnLost(m.lost))
+	join := func() (*consumer.Consumer, error) {
+		return consumer.New(ctx, strings.Split(args[0], ","), m.group, []string{args[2]}, consumer.FromEarliest(), consumer.WithAutoCommit(0), consumer.WithName(args[3]),
+			consumer.WithOnAssigned(m.assigned), consumer.WithOnRevoked(m.revoked), consumer.WithOnLost(m.lost))
+	}
+	c, err := join()
+	for n := 1; err != nil && n < joinAttempts && ctx.Err() == nil; n++ {
+		c, err = join() // who is stopped on its way in finds its time over when it goes on
+	}
 	if err == nil {
 		err = m.live(ctx, c)
 	}

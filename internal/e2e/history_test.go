@@ -37,7 +37,7 @@ const (
 )
 
 var (
-	historySeed   = flag.Uint64("history.seed", 0, "seed of the group history's schedule; 0: another one each time")
+	historySeed   = flag.Uint64("history.seed", 1, "seed of the group history's schedule; 0: another one each time")
 	historyLength = flag.Duration("history.for", 0, "how long the group history's faults go on; 0: a minute, or 20 s with -short or -race")
 )
 
