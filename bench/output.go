@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/pprof"
 	"strconv"
 	"time"
 
@@ -15,12 +16,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"logbroker/bench/load"
+	"logbroker/internal/cli"
 )
 
 // outputFiles are where results go beside the terminal. "-" is stdout.
-type outputFiles struct{ json, csv, hdr string }
+type outputFiles struct{ json, csv, hdr, cpuProfile string }
 
 func (o *outputFiles) register(fs *pflag.FlagSet) {
+	fs.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the clients, which is this process, to this file")
 	fs.StringVar(&o.json, "json", "", "write settings, machine and results to this file (-: stdout)")
 	fs.StringVar(&o.csv, "csv", "", "write the seconds of every phase to this file")
 	fs.StringVar(&o.hdr, "hdr", "", "write the latencies to this file, as a HdrHistogram log")
@@ -147,4 +150,22 @@ func failures(t *load.Turn) error {
 		}
 	}
 	return nil
+}
+
+// profile starts the CPU profile, if one is wanted, and returns what ends it.
+func (o *outputFiles) profile() (stop func(), err error) {
+	if o.cpuProfile == "" {
+		return func() {}, nil
+	}
+	file, err := os.Create(o.cpuProfile)
+	if err == nil {
+		err = pprof.StartCPUProfile(file)
+	}
+	if err != nil {
+		return nil, cli.Usage("cannot write the CPU profile: %w", err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = file.Close() // a profile that is not whole shows when it is read
+	}, nil
 }

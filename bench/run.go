@@ -57,6 +57,11 @@ func (f *flags) runTurn(cmd *cobra.Command, spec load.Spec) (load.Turn, error) {
 	if cli.IsTerminal(stderr) {
 		progress = load.Live(stderr)
 	}
+	stopProfile, err := f.files.profile()
+	if err != nil {
+		return load.Turn{}, err
+	}
+	defer stopProfile()
 	turn, err := load.RunTurn(cmd.Context(), newSystem(), spec, progress)
 	if progress != nil {
 		load.EndLive(stderr)

@@ -79,7 +79,7 @@ func openLoop(t *testing.T, stallAt int, stall time.Duration) (*tally, *producin
 	t.Helper()
 	clock := newFakeClock()
 	spec := Defaults()
-	tn := &turn{spec: spec, clock: clock, payload: &payload{kind: PayloadRandom, data: make([]byte, 1<<10), size: 64, pool: 960}}
+	tn := &turn{spec: spec, clock: clock, payload: &payload{kind: PayloadRandom, data: make([]byte, 1<<10), size: 64, largest: 64, pool: 960}}
 	w := &window{start: clock.now, end: clock.now.Add(10 * time.Second)}
 	p := &producing{turn: tn, rate: 1000, senders: []Sender{&stallingSender{clock: clock, stallAt: stallAt, stall: stall}}}
 	p.meter = newMeter(PhaseProduce, w, 1)

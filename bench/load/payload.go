@@ -21,12 +21,14 @@ type payload struct {
 	// which are cut anywhere.
 	ends []int
 	size int // of a random record
+	// largest is the length of the longest value.
+	largest int
 	pool int // bytes; random data is longer by a record, so that one can begin anywhere
 }
 
 // newPayload makes pool bytes of payload.
 func newPayload(s *Spec, pool int) *payload {
-	p := &payload{kind: s.Payload, size: s.RecordSize, pool: pool}
+	p := &payload{kind: s.Payload, size: s.RecordSize, pool: pool, largest: s.RecordSize}
 	random := rand.New(rand.NewPCG(s.Seed, 1))
 	if s.Payload == PayloadJSON {
 		p.fillEvents(random)
@@ -49,20 +51,9 @@ func (p *payload) fillEvents(random *rand.Rand) {
 		for _, length := range [...]int{p.size - shorter, p.size + shorter} {
 			p.data = shop.event(p.data, length)
 			p.ends = append(p.ends, len(p.data))
+			p.largest = max(p.largest, length)
 		}
 	}
-}
-
-// largest is the length of the longest value.
-func (p *payload) largest() int {
-	if p.ends == nil {
-		return p.size
-	}
-	most, from := 0, 0
-	for _, end := range p.ends {
-		most, from = max(most, end-from), end
-	}
-	return most
 }
 
 // cursor hands out the values of a payload one after the other.

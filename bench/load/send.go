@@ -88,7 +88,7 @@ func (s *source) next(intended time.Time) (Record, *flight) {
 	t := s.p.turn
 	f, _ := t.flights.Get().(*flight)
 	if f == nil {
-		f = &flight{value: make([]byte, t.payload.largest())}
+		f = &flight{value: make([]byte, t.payload.largest)}
 		f.done = f.finished
 	}
 	value := s.cursor.next()

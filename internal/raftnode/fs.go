@@ -7,9 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/vfs"
+
+	"logbroker/internal/storage"
 )
 
 // hostFS is the file system that dragonboat and tan see. It differs from the one
@@ -77,7 +80,11 @@ func (f *hostFS) wrap(name string, file vfs.File, err error) (vfs.File, error) {
 // Create implements vfs.FS.
 func (f *hostFS) Create(name string) (vfs.File, error) {
 	file, err := f.FS.Create(f.at(name))
-	return f.wrap(name, file, err)
+	wrapped, err := f.wrap(name, file, err)
+	if log, ok := wrapped.(*logFile); ok {
+		log.fresh = true
+	}
+	return wrapped, err
 }
 
 // Link implements vfs.FS.
@@ -151,19 +158,50 @@ type plainFile struct{ vfs.File }
 type logFile struct {
 	vfs.File
 	fs *hostFS
+	// fresh: the file was created empty, so written is its size.
+	fresh   bool
+	written atomic.Int64
+	// forgotten is up to where the page cache was given up.
+	forgotten atomic.Int64
+}
+
+// The Raft log is written, synced and then hardly ever read: what a replica
+// needs of it stands in memory, but for a follower that fell behind. In the page
+// cache it would push out the segments, which consumers read.
+const (
+	// cachedTail is how much of the end of a log stays cached, in bytes.
+	cachedTail = 4 << 20
+	// forgetStep is how much is given up at a time: fewer system calls.
+	forgetStep = 1 << 20
+)
+
+// Write implements vfs.File.
+func (f *logFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.written.Add(int64(n))
+	return n, err
 }
 
 // Sync makes the log durable. An error is final: a second fsync after a failed
 // one returns nil and lies. tan panics on it; Fatal hears of it first.
 func (f *logFile) Sync() error {
-	begin := time.Now()
+	begin, durable := time.Now(), f.written.Load()
 	if err := f.File.Sync(); err != nil {
 		err = fmt.Errorf("raftnode: sync of the Raft log: %w", err)
 		f.fs.fatal(err)
 		return err
 	}
 	f.fs.syncs.observe(time.Since(begin))
+	f.forgetCached(durable - cachedTail)
 	return nil
+}
+
+// forgetCached gives up the page cache below upTo.
+func (f *logFile) forgetCached(upTo int64) {
+	from := f.forgotten.Load()
+	if f.fresh && upTo >= from+forgetStep && f.forgotten.CompareAndSwap(from, upTo) {
+		storage.ForgetCached(f.File, from, upTo-from)
+	}
 }
 
 // syncLogs makes every log file in dir durable. A process killed between a write

@@ -31,3 +31,16 @@ func WriteBack(f File, position, n int64) error {
 	}
 	return nil
 }
+
+// ForgetCached lets the operating system give up its cached pages of the n bytes
+// of f from position on. They must be durable: a dirty page stays. It is advice;
+// reading the bytes later costs a disk read and nothing else changes. Where f is
+// no file of the operating system nothing happens.
+func ForgetCached(f File, position, n int64) {
+	fd, ok := f.(interface{ Fd() uintptr })
+	if !ok {
+		return
+	}
+	_ = unix.Fadvise(int(fd.Fd()), position, n, unix.FADV_DONTNEED) // advice: without it the pages go later
+	runtime.KeepAlive(f)
+}
