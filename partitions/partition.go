@@ -170,6 +170,13 @@ func (p *Partition) leaderEvent(e raftnode.LeaderEvent) {
 	p.stir()
 }
 
+// follows reports that another replica leads: consumers read there.
+func (p *Partition) follows() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leader != 0 && p.leader != p.spec.Replica
+}
+
 // Leader returns where the leader is believed to be.
 func (p *Partition) Leader() LeaderHint {
 	p.mu.Lock()

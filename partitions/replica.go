@@ -124,7 +124,7 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 	m := &openMachine{
 		FSM: fsm.New(fsm.Options{
 			FS: h.options.FS, Dir: dir, ShardID: p.spec.Shard, ReplicaID: p.spec.Replica,
-			IndexIntervalBytes: h.options.IndexIntervalBytes, Logger: h.options.Logger, Observer: p,
+			IndexIntervalBytes: h.options.IndexIntervalBytes, Logger: h.options.Logger, Observer: p, Unread: p.follows,
 		}),
 		closed: make(chan struct{}),
 	}

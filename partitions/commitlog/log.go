@@ -31,6 +31,10 @@ type Options struct {
 	// IndexIntervalBytes is the distance between two index entries; default
 	// 4096. Replicas may differ in it: index files are no part of a digest.
 	IndexIntervalBytes int
+	// Unread says that nobody reads the log just now. What was written then leaves
+	// the page cache soon, so that logs which are read have more of it. It is asked
+	// by a goroutine of the log's own and must not wait for it. Default: never.
+	Unread func() bool
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 }
@@ -161,7 +165,7 @@ func Open(opts Options, st State) (*Log, error) {
 	}
 	l := &Log{
 		place: p, tail: found.active, lastMs: st.LastAppendMs,
-		durableStart: st.LogStart, back: newWriteBack(),
+		durableStart: st.LogStart, back: newWriteBack(opts.Unread),
 	}
 	segments := make([]*segment, 0, len(found.sealed)+1)
 	for _, x := range found.sealed {

@@ -17,6 +17,8 @@ type writer struct {
 	// orders that goroutine's error before the check in sync.
 	mu     sync.Mutex
 	closed bool
+	// forgotten is up to where the page cache was given up.
+	forgotten int64
 }
 
 // createSegment creates the empty .log of the segment at base, over whatever
@@ -92,12 +94,14 @@ func (w *writer) close() error {
 const writeBackBytes = 4 << 20
 
 // writeBack pushes written bytes to the disk behind the writer's back, so that
-// a Sync finds little left to do. Its goroutine is started by Open and stopped
+// a Sync finds little left to do. Of a log that nobody reads it then gives up the
+// page cache, but for the last bytes pushed. Its goroutine is started by Open and stopped
 // by Close, which waits for it; it blocks on the disk only.
 type writeBack struct {
-	kick chan struct{} // one pending push at most
-	quit chan struct{}
-	done chan struct{}
+	unread func() bool
+	kick   chan struct{} // one pending push at most
+	quit   chan struct{}
+	done   chan struct{}
 
 	// mu guards the rest. It is never held during I/O.
 	mu sync.Mutex
@@ -107,8 +111,11 @@ type writeBack struct {
 	err      error // the first error; it stays
 }
 
-func newWriteBack() *writeBack {
-	return &writeBack{kick: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
+func newWriteBack(unread func() bool) *writeBack {
+	if unread == nil {
+		unread = func() bool { return false }
+	}
+	return &writeBack{unread: unread, kick: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
 }
 
 func (b *writeBack) start() {
@@ -162,6 +169,11 @@ func (b *writeBack) push() {
 	}
 	if err := storage.WriteBack(w.file, from, to-from); err != nil {
 		b.fail(fmt.Errorf("write back %s: %w", w.segment.logPath, err))
+		return
+	}
+	if from > w.forgotten && b.unread() {
+		storage.ForgetCached(w.file, w.forgotten, from-w.forgotten)
+		w.forgotten = from
 	}
 }
 

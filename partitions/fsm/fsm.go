@@ -46,6 +46,8 @@ type Options struct {
 	// SyncBytes bounds what a restart must replay: after that many bytes of
 	// commands since the marker, Update syncs. 0 means SyncBytesDefault.
 	SyncBytes int64
+	// Unread is passed to the commit log; it may be nil.
+	Unread func() bool
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Observer may be nil.

@@ -134,7 +134,7 @@ func (f *FSM) openLog(m Marker) (*commitlog.Log, error) {
 func (f *FSM) logOptions(m Marker) commitlog.Options {
 	return commitlog.Options{
 		FS: f.fs, Dir: m.LogDir(f.fs, f.opts.Dir),
-		IndexIntervalBytes: f.opts.IndexIntervalBytes, Logger: f.logger,
+		IndexIntervalBytes: f.opts.IndexIntervalBytes, Unread: f.opts.Unread, Logger: f.logger,
 	}
 }
 
