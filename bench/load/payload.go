@@ -23,7 +23,7 @@ type payload struct {
 	size int // of a random record
 	// largest is the length of the longest value.
 	largest int
-	pool int // bytes; random data is longer by a record, so that one can begin anywhere
+	pool    int // bytes; random data is longer by a record, so that one can begin anywhere
 }
 
 // newPayload makes pool bytes of payload.

@@ -130,3 +130,44 @@ func TestFirstStartCutShortCanBeRepeated(t *testing.T) {
 		t.Fatalf("a damaged note beside a replica's log: %v", err)
 	}
 }
+
+func TestTheDurablePartOfALogLeavesThePageCache(t *testing.T) {
+	dir := t.TempDir()
+	files, err := newHostFS(Options{FS: vfs.Default, Dir: dir}.withDefaults(), newSyncStats())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := files.Create(filepath.Join(dir, "1.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, block, written := file.(*logFile), make([]byte, 64<<10), int64(0)
+	for i := range 3 * cachedTail / len(block) {
+		block[0] = byte(i)
+		if _, err := file.Write(block); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.forgotten.Load(); got > max(written-cachedTail, 0) {
+			t.Fatalf("%d bytes are given up, %d are durable", got, written)
+		}
+		if err := file.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		written += int64(len(block))
+	}
+	if got := log.forgotten.Load(); got <= written-cachedTail-forgetStep {
+		t.Errorf("%d of %d bytes are given up", got, written)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "1.log"))
+	if err != nil || int64(len(data)) != written {
+		t.Fatalf("%d bytes of %d are there (%v)", len(data), written, err)
+	}
+	for i := range len(data) / len(block) {
+		if data[i*len(block)] != byte(i) {
+			t.Fatalf("block %d reads otherwise than it was written", i)
+		}
+	}
+}

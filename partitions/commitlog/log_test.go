@@ -462,3 +462,32 @@ func TestReopenOnTheRealFileSystem(t *testing.T) {
 		t.Fatal(report.Damage)
 	}
 }
+
+func TestALogThatNobodyReadsLeavesThePageCacheAndKeepsItsBytes(t *testing.T) {
+	var unread atomic.Bool
+	l, err := Open(Options{Dir: filepath.Join(t.TempDir(), "p"), Unread: unread.Load}, State{})
+	must(t, err)
+	defer func() { must(t, l.Close()) }()
+	// push runs the goroutine's round here, so that it is over when it returns.
+	cfg := Config{SegmentBytes: 1 << 30}
+	fill := func(rounds int) {
+		for range rounds {
+			one(t, l, 1, 64<<10, 1, 1, cfg)
+			l.back.push()
+		}
+	}
+	fill(4)
+	if got := l.active.forgotten; got != 0 {
+		t.Fatalf("%d bytes of a log that is read were given up", got)
+	}
+	unread.Store(true)
+	fill(4)
+	if got, end := l.active.forgotten, l.SizeBytes(); got == 0 || got >= end {
+		t.Fatalf("%d of %d bytes were given up", got, end)
+	}
+	b, err := content(l, 0, 1<<20)
+	must(t, err)
+	if int64(len(b)) != l.SizeBytes() {
+		t.Fatalf("%d bytes read, %d were written", len(b), l.SizeBytes())
+	}
+}
