@@ -50,13 +50,15 @@ check: build vet lint arch race tidy
 bench:
 	$(GO) build -o bin/bench ./bench
 	mkdir -p bin/results
-	for size in 128 1KiB; do for payload in random json; do \
-	  bin/bench produce --record-size $$size --payload $$payload --duration 8s --then latency,alone,consume \
-	    --json bin/results/produce-$$size-$$payload.json || exit 1; \
+	rm -f bin/results/*.json
+	for size in 128 1KiB; do for load in "random none" "json zstd"; do \
+	  set -- $$load; \
+	  bin/bench produce --record-size $$size --payload $$1 --compression $$2 --duration 8s --then latency,alone,consume \
+	    --json bin/results/produce-$$size-$$1.json || exit 1; \
 	done; done
 	bin/bench e2e --target-rate 10000 --duration 8s --json bin/results/e2e.json
 	bin/bench sweep partitions --values 6,60 --duration 8s --json bin/results/sweep-partitions.json
-	bin/bench compare --rounds 2 --json bin/results/compare.json
+	bin/bench compare --rounds 2 --compression none --json bin/results/compare.json
 	bin/bench report --markdown docs/PERFORMANCE.md --output bin/results/report.html bin/results/*.json
 
 # The speed of the layers, each alone.
