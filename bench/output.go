@@ -153,9 +153,9 @@ func failures(t *load.Turn) error {
 }
 
 // profile starts the CPU profile, if one is wanted, and returns what ends it.
-func (o *outputFiles) profile() (stop func(), err error) {
+func (o *outputFiles) profile() (stop func() error, err error) {
 	if o.cpuProfile == "" {
-		return func() {}, nil
+		return func() error { return nil }, nil
 	}
 	file, err := os.Create(o.cpuProfile)
 	if err == nil {
@@ -164,8 +164,8 @@ func (o *outputFiles) profile() (stop func(), err error) {
 	if err != nil {
 		return nil, cli.Usage("cannot write the CPU profile: %w", err)
 	}
-	return func() {
+	return func() error {
 		pprof.StopCPUProfile()
-		_ = file.Close() // a profile that is not whole shows when it is read
+		return file.Close()
 	}, nil
 }

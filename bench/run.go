@@ -52,17 +52,17 @@ func (f *flags) runTurn(cmd *cobra.Command, spec load.Spec) (load.Turn, error) {
 		return load.Turn{}, cli.Usage("cannot make a data directory: %w; name a place with --dir", err)
 	}
 	spec.Dir = dir
+	stopProfile, err := f.files.profile()
+	if err != nil {
+		return load.Turn{}, errors.Join(err, os.Remove(dir))
+	}
 	var progress load.Progress
 	stderr := cmd.ErrOrStderr()
 	if cli.IsTerminal(stderr) {
 		progress = load.Live(stderr)
 	}
-	stopProfile, err := f.files.profile()
-	if err != nil {
-		return load.Turn{}, err
-	}
-	defer stopProfile()
 	turn, err := load.RunTurn(cmd.Context(), newSystem(), spec, progress)
+	err = errors.Join(err, stopProfile())
 	if progress != nil {
 		load.EndLive(stderr)
 	}

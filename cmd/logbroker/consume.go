@@ -159,22 +159,31 @@ func (c *consuming) run(ctx context.Context) error {
 }
 
 // plan finds what to read, under --timeout.
-func (c *consuming) plan(ctx context.Context) ([]span, error) {
+func (c *consuming) plan(ctx context.Context) (spans []span, err error) {
+	err = c.onTopic(ctx, func(ctx context.Context, b backend, meta *protocol.TopicMetadata) error {
+		if err := c.choose(meta); err != nil {
+			return err
+		}
+		spans, err = c.spans(ctx, b)
+		return err
+	})
+	return spans, err
+}
+
+// onTopic connects, looks the topic up and calls use, all under --timeout.
+func (c *consuming) onTopic(ctx context.Context, use func(context.Context, backend, *protocol.TopicMetadata) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
 	defer cancel()
 	b, err := c.app.dial(ctx, c.conn)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer b.Close()
 	meta, err := b.Topic(ctx, c.topic)
 	if err != nil {
-		return nil, aboutTopic(err, c.topic)
+		return aboutTopic(err, c.topic)
 	}
-	if err := c.choose(meta); err != nil {
-		return nil, err
-	}
-	return c.spans(ctx, b)
+	return use(ctx, b, meta)
 }
 
 // choose takes all partitions where none is named, and refuses those that are

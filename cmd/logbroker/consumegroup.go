@@ -143,30 +143,22 @@ func ignoreInterrupt(ctx context.Context, err error) error {
 
 // groupEnds returns the high watermarks of now with -e, and looks whether the
 // topic exists in any case.
-func (c *consuming) groupEnds(ctx context.Context) (map[int32]span, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
-	defer cancel()
-	b, err := c.app.dial(ctx, c.conn)
-	if err != nil {
-		return nil, err
-	}
-	defer b.Close()
-	meta, err := b.Topic(ctx, c.topic)
-	if err != nil {
-		return nil, aboutTopic(err, c.topic)
-	}
-	if !c.exitAtEnd {
-		return nil, nil
-	}
-	all := &consuming{app: c.app, topic: c.topic, exitAtEnd: true}
-	if err := all.choose(meta); err != nil {
-		return nil, err
-	}
-	spans, err := all.spans(ctx, b)
-	ends := make(map[int32]span, len(spans))
-	for _, s := range spans {
-		ends[s.partition] = s
-	}
+func (c *consuming) groupEnds(ctx context.Context) (ends map[int32]span, err error) {
+	err = c.onTopic(ctx, func(ctx context.Context, b backend, meta *protocol.TopicMetadata) error {
+		if !c.exitAtEnd {
+			return nil
+		}
+		all := &consuming{app: c.app, topic: c.topic, exitAtEnd: true}
+		if err := all.choose(meta); err != nil {
+			return err
+		}
+		spans, err := all.spans(ctx, b)
+		ends = make(map[int32]span, len(spans))
+		for _, s := range spans {
+			ends[s.partition] = s
+		}
+		return err
+	})
 	return ends, err
 }
 

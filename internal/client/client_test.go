@@ -440,3 +440,18 @@ func TestTheSeedServesTheNodeThatItStandsWith(t *testing.T) {
 		return c.Conn(1) != c.Conn(2) && (c.Conn(1) == seed || c.Conn(2) == seed)
 	})
 }
+
+func TestMetadataThatNobodyAnswersSaysWhyAndNotThatItMayHaveBeenDone(t *testing.T) {
+	b := clienttest.Start(t, 1)
+	c := dial(t, b)
+	b.StopNode(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := c.Metadata(ctx, "orders")
+	if err == nil || strings.Contains(err.Error(), "may have been done") {
+		t.Fatal(err)
+	}
+	if unsent := errors.Is(err, client.ErrNotSent); unsent && !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the error does not say that the time was over: %v", err)
+	}
+}

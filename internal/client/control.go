@@ -90,10 +90,12 @@ func controlError(ctx context.Context, subject string, err error) error {
 	switch {
 	case errors.As(err, new(*errcode.Error)):
 		return err
-	case strings.HasPrefix(subject, protocol.PrefixMetadata): // asking again does no harm
-		return fmt.Errorf("%s: %w; see `logbroker cluster health`, or try again", subject, err)
 	case errors.Is(err, ErrTimeout), errors.Is(err, ErrDisconnected):
-		return fmt.Errorf("%s: %w; it may have been done, look before repeating it", subject, err)
+		next := "it may have been done, look before repeating it"
+		if strings.HasPrefix(subject, protocol.PrefixMetadata) { // asking again does no harm
+			next = "see `logbroker cluster health`, or try again"
+		}
+		return fmt.Errorf("%s: %w; %s", subject, err, next)
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w (%w)", subject, err, context.Cause(ctx))
 	default:
