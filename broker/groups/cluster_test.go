@@ -129,7 +129,7 @@ func (c *trio) cut(id uint64) {
 func (c *trio) beat(node uint64, member string, epoch int32) (*protocol.HeartbeatReply, error) {
 	done := make(chan result, 1)
 	c.hosts[node].Heartbeat(protocol.HeartbeatRequest{
-		Group: "g", MemberID: member, MemberEpoch: epoch, Topics: []string{"t"}, SessionTimeoutMs: 1000,
+		Group: "g", MemberID: member, MemberEpoch: epoch, Topics: []string{"t"}, SessionTimeoutMs: 3000,
 	}, func(r *protocol.HeartbeatReply, err error) { done <- result{r, err} })
 	got := <-done
 	return got.reply, got.err
