@@ -17,6 +17,7 @@ import (
 	"logbroker/internal/client"
 	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
+	"logbroker/internal/stall"
 	"logbroker/producer"
 )
 
@@ -62,9 +63,10 @@ func (c *Cluster) coordinators() (led map[uint64]int, even bool) {
 // pulse is one group's member that commits and sends heartbeats all the time.
 type pulse struct {
 	m      *groupMember
+	stalls *stall.Meter
 	mu     sync.Mutex // guards what follows
 	offset int64      // last acked
-	last   time.Time
+	last   stall.Mark
 	worst  time.Duration
 	errs   []error
 }
@@ -82,8 +84,7 @@ func (p *pulse) beatAndCommit(ctx context.Context, parts []part) {
 			}
 		}
 		p.mu.Lock()
-		now := time.Now()
-		p.worst, p.last = max(p.worst, now.Sub(p.last)), now
+		p.worst, p.last = max(p.worst, p.stalls.Since(p.last)), p.stalls.Mark()
 		if err != nil {
 			p.errs = append(p.errs, err)
 		} else {
@@ -93,11 +94,12 @@ func (p *pulse) beatAndCommit(ctx context.Context, parts []part) {
 	}
 }
 
-// gap returns the longest time between two rounds since the last call.
+// gap returns the longest time between two rounds since the last call, less what
+// the machine stood still.
 func (p *pulse) gap() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	worst := max(p.worst, time.Since(p.last))
+	worst := max(p.worst, p.stalls.Since(p.last))
 	p.worst = 0
 	return worst
 }
@@ -133,9 +135,9 @@ func TestCoordinatorsAreSpreadAgainAfterARestartAndMembersDoNotNotice(t *testing
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var running sync.WaitGroup
-	pulses := []*pulse{}
+	pulses, stalls := []*pulse{}, stall.Start(t)
 	for i := range groupShards {
-		p := &pulse{m: c.member(groupOn(i), "m", "paced"), last: time.Now()}
+		p := &pulse{m: c.member(groupOn(i), "m", "paced"), stalls: stalls, last: stalls.Mark()}
 		settle(c, 2, p.m)
 		pulses = append(pulses, p)
 	}
@@ -188,15 +190,14 @@ func TestALaterNodeServesGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range groupShards {
-		shown := c.showRaft(protocol.GroupShardName(i))
-		for at, r := range shown.Replicas {
-			if r.Node != uint64(at+1) || r.Applied == nil || *r.Applied == 0 || *r.Applied > *r.Last {
-				t.Errorf("%s: %+v", protocol.GroupShardName(i), r)
+		c.WaitFor("every replica of "+protocol.GroupShardName(i)+" answers", func() bool {
+			replicas := c.showRaft(protocol.GroupShardName(i)).Replicas
+			answers := len(replicas) == 3
+			for at, r := range replicas {
+				answers = answers && r.Node == uint64(at+1) && r.Applied != nil && *r.Applied > 0 && *r.Applied <= *r.Last
 			}
-		}
-		if len(shown.Replicas) != 3 {
-			t.Errorf("%s has %d replicas", protocol.GroupShardName(i), len(shown.Replicas))
-		}
+			return answers
+		})
 	}
 	if shown := c.showRaft("metadata"); shown.Shard != 1 || len(shown.Replicas) != 4 {
 		t.Errorf("the metadata: %+v", shown)
@@ -293,6 +294,7 @@ func TestWithoutMajorityGroupRequestsAreRefusedByName(t *testing.T) {
 		protocol.VerbGroupDelete:       protocol.GroupRequest{Group: "g"},
 	}
 	const longer = 5 * time.Second // than a node without a leader speaks of it by itself
+	stalls := stall.Start(t)
 	var running sync.WaitGroup
 	for verb, request := range requests {
 		data, err := json.Marshal(request)
@@ -302,9 +304,9 @@ func TestWithoutMajorityGroupRequestsAreRefusedByName(t *testing.T) {
 		running.Go(func() {
 			seen := map[errcode.Code]int{}
 			for last := errcode.None; time.Since(began) < longer || last != errcode.CoordinatorNotAvailable; {
-				asked := time.Now()
+				asked := stalls.Mark()
 				reply, err := nc.Request(protocol.GroupSubject(verb, "g"), data, 10*time.Second)
-				if took := time.Since(asked); err != nil || took > 5*time.Second && !raceEnabled {
+				if took := stalls.Since(asked); err != nil || took > 5*time.Second && !raceEnabled {
 					t.Errorf("%s: answered after %v: %v", verb, took, err)
 					return
 				}
