@@ -4,7 +4,7 @@ import "testing"
 
 // benchHistory is a history of about a million events.
 func benchHistory() (events []Event, o Options) {
-	w := newWorld(1, 2).run(350_000, true)
+	w := newWorld(1, 2).withReaders(3).run(300_000, true)
 	return w.events(), w.options(true)
 }
 

@@ -8,12 +8,15 @@ import (
 // Verdict is one way in which a history can be wrong.
 type Verdict string
 
-// The verdicts. The first ones are about what was sent and the final log, the
-// others about groups; the package comment defines those.
+// The verdicts. The first ones are about what was sent and the final log, then
+// come those about what readers saw, and those about groups; the package comment
+// defines the latter two.
 const (
-	// LostRecord: acked, and not in the log. Fault.Detail says whether it is missing
+	// LostPrefix, LostMiddle and LostPostfix: acked, and not in the log. Its place is
 	// before, between or after what is there.
-	LostRecord Verdict = "lost"
+	LostPrefix  Verdict = "lost prefix"
+	LostMiddle  Verdict = "lost middle"
+	LostPostfix Verdict = "lost postfix"
 	// WrongOffset: acked at one offset, stored at another one.
 	WrongOffset Verdict = "wrong offset"
 	// TwoValues: at one offset, two messages were acked, or one was delivered and
@@ -21,8 +24,10 @@ const (
 	TwoValues Verdict = "two values at one offset"
 	// Duplicate: stored twice.
 	Duplicate Verdict = "duplicate"
-	// Phantom: stored or delivered, and never sent.
-	Phantom Verdict = "phantom"
+	// Phantom: stored, delivered or read, and never sent: made up or corrupted.
+	Phantom Verdict = "phantom or corrupted"
+	// Hole: an offset within the log that holds nothing, and that no ack names.
+	Hole Verdict = "hole"
 	// FailedSeen: it definitely failed, and is stored.
 	FailedSeen Verdict = "failed write seen"
 	// ProducerOrder: two messages of one producer are stored in the wrong order.
@@ -32,6 +37,17 @@ const (
 	// Diverged: two replicas do not hold the same.
 	Diverged Verdict = "diverged replica"
 
+	// Stuck: a message was not acked in time though all faults were over
+	// (Options.AckMax).
+	Stuck Verdict = "stuck"
+	// StaleLatest: the high watermark was asked for after a record was acked, and
+	// the answer does not cover it.
+	StaleLatest Verdict = "stale latest read"
+	// WatermarkBack: the high watermark was lower than before.
+	WatermarkBack Verdict = "watermark went back"
+	// AboveCommit: a reader was given a record at or above the high watermark that
+	// came with it, or the high watermark covered what the log does not have.
+	AboveCommit Verdict = "read above commit"
 	// TwoOwners: a partition had two owners at a time.
 	TwoOwners Verdict = "two owners"
 	// Gap: a group offset passed a record that nobody had been given.
@@ -40,7 +56,8 @@ const (
 	OffsetWentBack Verdict = "group offset went back"
 	// Redelivered: an ownership began below what was committed before it.
 	Redelivered Verdict = "redelivery below the last commit"
-	// Skipped: within an ownership, an offset was left out or came again.
+	// Skipped: within an ownership, or between two beginnings of a reader, an offset
+	// was left out or came again.
 	Skipped Verdict = "skipped or repeated poll"
 	// Undelivered: a record of the log was given to nobody, though the group had
 	// the time (Options.Drained).
@@ -78,6 +95,9 @@ type Options struct {
 	HandOutMax int64
 	// Drained are the groups that had the time to read all there is.
 	Drained []string
+	// AckMax is how long after the Healed event, or after it was sent where that is
+	// later, a message may wait for its ack. Nanoseconds; 0: that is not judged.
+	AckMax int64
 	// NoWitness: there is no final log (no Stored events), so that what needs
 	// one is not judged.
 	NoWitness bool
@@ -91,13 +111,16 @@ type Report struct {
 	// Excused are the offsets that nobody is known to have been given, but perhaps
 	// a process whose file is torn.
 	Excused int
-	// Acked, Unknown, Delivered and Committed count events; a message without an
+	// Acked, Unknown, Delivered, Committed and Reads count events; a message without an
 	// outcome is Unknown.
-	Acked, Unknown, Delivered, Committed int
+	Acked, Unknown, Delivered, Committed, Reads int
 }
 
 // OK reports whether there is no fault.
 func (r *Report) OK() bool { return len(r.Faults) == 0 }
+
+// Lost is how many acked records are not in the log.
+func (r *Report) Lost() int { return r.Count[LostPrefix] + r.Count[LostMiddle] + r.Count[LostPostfix] }
 
 // fault notes a fault.
 func (r *Report) fault(v Verdict, events []Event, format string, args ...any) {
@@ -115,6 +138,8 @@ func Check(events []Event, o Options) *Report {
 	if !o.NoWitness {
 		w.judge()
 	}
+	w.judgeWaits(o.AckMax)
+	readReaders(w).judge(&o)
 	readGroups(r, events, &o).judge(w)
 	return r
 }

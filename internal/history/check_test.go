@@ -8,7 +8,7 @@ import (
 func TestLegalHistoriesHaveNoFault(t *testing.T) {
 	for seed := range uint64(100) {
 		drained := seed%2 == 0
-		w := newWorld(seed, int(seed%3)).run(600, drained)
+		w := newWorld(seed, int(seed%3)).withReaders(int(seed%4)).run(600, drained)
 		if r := Check(w.events(), w.options(drained)); !r.OK() {
 			t.Fatalf("seed %d: %s", seed, r.Faults[0])
 		}

@@ -6,7 +6,8 @@
 // Start at Event (event.go). A Recorder (recorder.go) writes events as JSON
 // lines to a file (encoding.go), one file a process; Load merges files, and Check
 // (check.go) returns every fault with the events that prove it. produce.go judges
-// what was sent, group.go what groups were given and committed.
+// what was sent, reader.go what was read, group.go what groups were given and
+// committed.
 //
 // A history is of one topic and one machine: its events carry that machine's
 // clock, and one event counts as before another one only where its time is
@@ -31,6 +32,21 @@
 // commit proves that the delivery was written), or, where its file has no End, what
 // its group was not given is not judged but counted in Report.Excused. Flush the
 // Begin event at once: of a process with an empty file nothing is known.
+//
+// # Readers
+//
+// A reader that belongs to no group is given records in a row from wherever it
+// begins (Read), each with the high watermark that its answer carried. A high
+// watermark that was asked for (Watermark) must cover every record that was
+// acked before the question, must not be lower than one that came as an answer
+// before the question, and everything below it must be in the final log: it says
+// that this is committed.
+//
+// # Waiting
+//
+// After the Healed event every message must be acked within Options.AckMax, and
+// what was sent before it must have an outcome by then. Processes that were killed
+// or stopped at any time are left out of this.
 //
 // # Two owners
 //

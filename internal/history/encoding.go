@@ -24,6 +24,7 @@ type line struct {
 	Epoch     int32  `json:"e"`
 	Partition int32  `json:"p"`
 	Offset    int64  `json:"o"`
+	High      int64  `json:"hw"`
 	Message   uint64 `json:"id"`
 	Producer  uint64 `json:"prod"`
 	Sequence  int64  `json:"seq"`
@@ -45,6 +46,7 @@ func (e *Event) append(b []byte) []byte {
 	b = appendInt(b, `,"e":`, int64(e.Epoch))
 	b = appendInt(b, `,"p":`, int64(e.Partition))
 	b = appendInt(b, `,"o":`, e.Offset)
+	b = appendInt(b, `,"hw":`, e.High)
 	b = appendUint(b, `,"id":`, e.Message)
 	b = appendUint(b, `,"prod":`, e.Producer)
 	b = appendInt(b, `,"seq":`, e.Sequence)
@@ -102,7 +104,7 @@ func Decode(data []byte) (events []Event, torn bool, err error) {
 		}
 		events = append(events, Event{
 			Kind: Kind(kind), At: l.At, Began: l.Began, Process: l.Process, Group: l.Group, Member: l.Member, Epoch: l.Epoch,
-			Partition: l.Partition, Offset: l.Offset, Message: l.Message, Producer: l.Producer, Sequence: l.Sequence,
+			Partition: l.Partition, Offset: l.Offset, High: l.High, Message: l.Message, Producer: l.Producer, Sequence: l.Sequence,
 			Replica: l.Replica, Flushed: l.Flushed, Note: l.Note,
 		})
 	}

@@ -50,6 +50,15 @@ const (
 	// it was asked at Began. Group.
 	Fetched
 
+	// Read: Member, a reader that belongs to no group, was given Message at
+	// Partition, Offset, and High with it. Epoch counts its beginnings there.
+	Read
+	// Watermark: the partition's leader answered that High is the high watermark of
+	// Partition; it was asked at Began.
+	Watermark
+	// Healed: all faults are over.
+	Healed
+
 	kinds
 )
 
@@ -57,6 +66,7 @@ const (
 var kindNames = [kinds]string{
 	"", "invoke", "ok", "fail", "unknown", "stored", "begin", "end", "killed", "stopped", "resumed",
 	"assigned", "revoked", "leaving", "lost", "delivered", "committed", "refused", "fetched",
+	"read", "watermark", "healed",
 }
 
 // String returns the name that the encoding uses.
@@ -82,6 +92,9 @@ type Event struct {
 	Epoch         int32
 	Partition     int32
 	Offset        int64
+	// High is a high watermark: the next offset after the last record that is
+	// committed.
+	High int64
 	// Message is unique in the history, 0 is none. Producer sent it as its
 	// Sequence-th.
 	Message  uint64

@@ -9,6 +9,9 @@ import (
 // handOutMax is how long the simulated members may go on without knowing.
 const handOutMax = 1000
 
+// ackMax is longer than a message in the simulation waits once all is healed.
+const ackMax = 1000
+
 // world makes legal histories: a log of three replicas, producers, and groups
 // with a coordinator that keeps the rules, step by step at random.
 type world struct {
@@ -26,6 +29,17 @@ type world struct {
 
 	groups []*simGroup
 	born   int
+
+	readers []*simReader
+	// open are messages whose answer was lost.
+	open []Event
+}
+
+// simReader reads partition after partition, without a group.
+type simReader struct {
+	name  string
+	epoch []int32
+	at    []int64
 }
 
 type flight struct {
@@ -59,6 +73,14 @@ func newWorld(seed uint64, groups int) *world {
 	return w
 }
 
+// withReaders adds readers.
+func (w *world) withReaders(n int) *world {
+	for i := range n {
+		w.readers = append(w.readers, &simReader{name: fmt.Sprint("reader ", i), epoch: make([]int32, w.partitions), at: make([]int64, w.partitions)})
+	}
+	return w
+}
+
 // record writes e to a file and lets time go on.
 func (w *world) record(file string, e Event) {
 	w.now += 10 + w.rng.Int64N(20)
@@ -79,6 +101,12 @@ func (w *world) run(n int, drain bool) *world {
 		if len(w.groups) > 0 {
 			w.consume(w.groups[w.rng.IntN(len(w.groups))])
 		}
+		if len(w.readers) > 0 {
+			w.read(w.readers[w.rng.IntN(len(w.readers))], int32(w.rng.IntN(w.partitions)))
+		}
+	}
+	if drain {
+		w.heal()
 	}
 	for p, log := range w.logs {
 		for offset, message := range log {
@@ -97,11 +125,7 @@ func (w *world) run(n int, drain bool) *world {
 func (w *world) produce() {
 	switch w.rng.IntN(3) {
 	case 0:
-		w.sent++
-		producer := w.rng.IntN(w.producers)
-		w.sequence[producer]++
-		w.record(fmt.Sprint("producer ", producer), Event{Kind: Invoke, Message: w.sent, Producer: uint64(producer), Sequence: w.sequence[producer]})
-		w.flying = append(w.flying, flight{w.sent, producer})
+		w.send(w.rng.IntN(w.producers))
 	case 1:
 		if len(w.flying) > 0 {
 			w.store()
@@ -109,11 +133,57 @@ func (w *world) produce() {
 	case 2:
 		if len(w.acks) > 0 {
 			i := w.rng.IntN(len(w.acks))
-			if w.rng.IntN(10) > 0 { // or it is never answered
+			if w.rng.IntN(10) > 0 {
 				w.record(w.acks[i].Process, w.acks[i])
+			} else {
+				w.open = append(w.open, w.acks[i]) // it is never answered
 			}
 			w.acks = slices.Delete(w.acks, i, i+1)
 		}
+	}
+}
+
+// heal ends all faults: what is open ends as unknown, and what is sent from then
+// on is acked.
+func (w *world) heal() {
+	for _, e := range append(w.open, w.acks...) {
+		w.record(e.Process, Event{Kind: Unknown, Message: e.Message})
+	}
+	for _, f := range w.flying {
+		w.record(fmt.Sprint("producer ", f.producer), Event{Kind: Unknown, Message: f.message})
+	}
+	w.open, w.acks, w.flying = nil, nil, nil
+	w.record("nemesis", Event{Kind: Healed})
+	for range 5 {
+		w.send(0)
+		w.store()
+		for _, e := range w.acks {
+			w.record(e.Process, e)
+		}
+		w.acks = nil
+	}
+}
+
+func (w *world) send(producer int) {
+	w.sent++
+	w.sequence[producer]++
+	w.record(fmt.Sprint("producer ", producer), Event{Kind: Invoke, Message: w.sent, Producer: uint64(producer), Sequence: w.sequence[producer]})
+	w.flying = append(w.flying, flight{w.sent, producer})
+}
+
+// read is one step of a reader: it begins somewhere, reads on, or asks how far
+// the log goes.
+func (w *world) read(r *simReader, p int32) {
+	end := int64(len(w.logs[p]))
+	switch {
+	case r.epoch[p] == 0 || w.rng.IntN(20) == 0:
+		r.epoch[p]++
+		r.at[p] = w.rng.Int64N(end + 1)
+	case w.rng.IntN(4) == 0:
+		w.record(r.name, Event{Kind: Watermark, Began: w.now + 1, Partition: p, High: end})
+	case r.at[p] < end:
+		w.record(r.name, Event{Kind: Read, Member: r.name, Epoch: r.epoch[p], Partition: p, Offset: r.at[p], High: end, Message: w.logs[p][r.at[p]]})
+		r.at[p]++
 	}
 }
 
@@ -338,6 +408,9 @@ func (w *world) events() []Event {
 
 func (w *world) options(drained bool) Options {
 	o := Options{HandOutMax: handOutMax}
+	if drained {
+		o.AckMax = ackMax
+	}
 	for _, g := range w.groups {
 		if drained {
 			o.Drained = append(o.Drained, g.name)

@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"time"
 )
 
 // message is what is known of one message: places in the events, -1 for none.
 type message struct {
-	invoke, ok, fail int32
-	stored           int32 // in the witness
+	invoke, ok, fail, unknown int32
+	stored                    int32 // in the witness
 }
 
 // spot is a message in the final log.
@@ -29,6 +30,12 @@ type writes struct {
 	// the others.
 	logs   map[int32][]spot
 	copies map[copyID][]spot
+}
+
+// place is where a record lies.
+type place struct {
+	partition int32
+	offset    int64
 }
 
 type copyID struct {
@@ -80,7 +87,7 @@ func (w *writes) readOutcomes() {
 			continue
 		}
 		w.byID[e.Message] = int32(len(w.messages))
-		w.messages = append(w.messages, message{int32(i), -1, -1, -1})
+		w.messages = append(w.messages, message{int32(i), -1, -1, -1, -1})
 	}
 	settled := 0
 	for i := range w.events {
@@ -103,6 +110,8 @@ func (w *writes) readOutcomes() {
 		case e.Kind == Fail:
 			m.fail = int32(i)
 			settled++
+		default:
+			m.unknown = int32(i)
 		}
 	}
 	w.report.Unknown = len(w.messages) - settled
@@ -123,6 +132,7 @@ func (w *writes) judge() {
 		w.judgeStored(w.logs[partition])
 		w.judgeOrder(w.logs[partition])
 	}
+	w.judgeHoles()
 	w.judgeReplicas()
 	w.judgeAcked()
 }
@@ -146,6 +156,12 @@ func (w *writes) judgeStored(log []spot) {
 			m.stored = s.event
 		}
 	}
+}
+
+// keeps reports whether the log has a message where it was acked. Where it has
+// not, another verdict says so. Without a witness every ack is believed.
+func (w *writes) keeps(m *message) bool {
+	return m.ok >= 0 && (len(w.logs) == 0 || m.stored >= 0 && samePlace(&w.events[m.ok], &w.events[m.stored]))
 }
 
 func samePlace(a, b *Event) bool { return a.Partition == b.Partition && a.Offset == b.Offset }
@@ -221,7 +237,8 @@ func (w *writes) judgeAcked() {
 		e := w.events[m.ok]
 		switch {
 		case m.stored < 0:
-			w.report.fault(LostRecord, []Event{w.event(m.invoke), e}, "message %d, acked at partition %d, offset %d, %s", e.Message, e.Partition, e.Offset, w.where(e))
+			verdict, why := w.where(e)
+			w.report.fault(verdict, []Event{w.event(m.invoke), e}, "message %d, acked at partition %d, offset %d, %s", e.Message, e.Partition, e.Offset, why)
 		case !samePlace(&e, &w.events[m.stored]):
 			w.report.fault(WrongOffset, []Event{e, w.event(m.stored)}, "message %d is not stored where it was acked", e.Message)
 		}
@@ -231,10 +248,6 @@ func (w *writes) judgeAcked() {
 // judgePlaces looks for places that were acked twice, and returns the messages
 // that share one.
 func (w *writes) judgePlaces() (clash map[int32]bool) {
-	type place struct {
-		partition int32
-		offset    int64
-	}
 	at := make(map[place]int32, len(w.messages))
 	clash = map[int32]bool{}
 	for i := range w.messages {
@@ -256,15 +269,85 @@ func (w *writes) judgePlaces() (clash map[int32]bool) {
 }
 
 // where says how a place that an ack names lies to what is stored.
-func (w *writes) where(e Event) string {
+func (w *writes) where(e Event) (Verdict, string) {
 	log := w.logs[e.Partition]
 	switch {
 	case len(log) == 0 || e.Offset > log[len(log)-1].offset:
-		return "lies beyond the end of the log (postfix)"
+		return LostPostfix, "lies beyond the end of the log"
 	case e.Offset < log[0].offset:
-		return "lies before the start of the log (prefix)"
+		return LostPrefix, "lies before the start of the log"
 	}
-	return "is missing within the log (middle)"
+	return LostMiddle, "is missing within the log"
+}
+
+// judgeHoles looks for offsets that hold nothing. One that an ack names is a
+// lost record, and said to be that.
+func (w *writes) judgeHoles() {
+	acked := map[place]bool{} // filled once it is needed
+	for _, partition := range sortedKeys(w.logs) {
+		log := w.logs[partition]
+		for i := 1; i < len(log); i++ {
+			due := log[i-1].offset + 1
+			if log[i].offset == due-1 {
+				w.report.fault(TwoValues, []Event{w.event(log[i-1].event), w.event(log[i].event)}, "partition %d, offset %d holds two messages", partition, log[i].offset)
+			}
+			if log[i].offset <= due {
+				continue
+			}
+			if len(acked) == 0 {
+				w.markAcked(acked)
+			}
+			for ; due < log[i].offset && acked[place{partition, due}]; due++ {
+			}
+			if due < log[i].offset {
+				w.report.fault(Hole, []Event{w.event(log[i-1].event), w.event(log[i].event)}, "partition %d: nothing at offset %d, though the log goes on behind it", partition, due)
+			}
+		}
+	}
+}
+
+func (w *writes) markAcked(places map[place]bool) {
+	for i := range w.messages {
+		if ok := w.messages[i].ok; ok >= 0 {
+			places[place{w.events[ok].Partition, w.events[ok].Offset}] = true
+		}
+	}
+}
+
+// judgeWaits looks for messages that waited for their ack though all was well.
+// What was sent by a process that was killed or stopped is left out, and so is
+// what had no time to be answered before the last event.
+func (w *writes) judgeWaits(ackMax int64) {
+	healed, last := int64(math.MaxInt64), int64(0)
+	disturbed := map[string]bool{}
+	for i := range w.events {
+		e := &w.events[i]
+		last = max(last, e.At)
+		switch e.Kind {
+		case Healed:
+			healed = e.At
+		case Killed, Stopped:
+			disturbed[e.Process] = true
+		}
+	}
+	if ackMax == 0 || healed == math.MaxInt64 {
+		return
+	}
+	for i := range w.messages {
+		m := &w.messages[i]
+		sent, answered := &w.events[m.invoke], last
+		if disturbed[sent.Process] || m.fail >= 0 {
+			continue
+		}
+		proof := []Event{*sent}
+		if outcome := max(m.ok, m.unknown); outcome >= 0 {
+			answered = w.events[outcome].At
+			proof = append(proof, w.events[outcome])
+		}
+		if waited := answered - max(sent.At, healed); waited > ackMax {
+			w.report.fault(Stuck, proof, "message %d was not acked within %v, all faults being over", sent.Message, time.Duration(ackMax))
+		}
+	}
 }
 
 // storedAt returns the place in the events of what the log has at an offset, -1
