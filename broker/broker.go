@@ -33,6 +33,9 @@ const startLogPeriod = 5 * time.Second
 type Options struct {
 	Config config.Config
 	Logger *slog.Logger
+	// FreeBytes says how many bytes are free on dir's disk; nil asks the
+	// operating system. It is for tests.
+	FreeBytes func(dir string) (uint64, error)
 }
 
 // Info says where a running node is.
@@ -114,6 +117,9 @@ func New(o Options) (*Broker, error) {
 	b.founding = &founding{transport: b.endpoint, logger: o.Logger, ids: ids, addresses: b.addresses}
 	b.SetFounders(o.Config.Cluster.Founders)
 	b.disk = newDiskReserve([]string{b.dirs.data, b.dirs.raft}, uint64(o.Config.Storage.MinFreeBytes), o.Logger)
+	if o.FreeBytes != nil {
+		b.disk.free = o.FreeBytes
+	}
 	return b, nil
 }
 
@@ -260,6 +266,7 @@ func (b *Broker) startServing() error {
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
 	})
 	b.hostUp.Store(b.host)
+	b.disk.start(b.nats.SetDiskLow)
 	b.groups = b.newGroups()
 	b.groupsUp.Store(b.groups)
 	b.balancer = metadata.NewBalancer(metadata.BalancerOptions{
@@ -270,7 +277,7 @@ func (b *Broker) startServing() error {
 	b.handler = handler.New(handler.Options{
 		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
 		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Coordinators: coordinators{b}, Alive: b.alive,
-		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskReserve: b.disk.reached.Load,
+		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskLow: b.nats.DiskLow,
 		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
 		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,
 	})

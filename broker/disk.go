@@ -9,41 +9,65 @@ import (
 	"logbroker/internal/storage"
 )
 
-// diskCheckInterval is how often free space is looked at. Between two looks a
-// node takes in at most what the disk writes in that time, which the reserve
-// must outlast.
-const diskCheckInterval = time.Second
+// How often free space is looked at: so often that the disk cannot write what is
+// free above the reserve between two looks, were it as fast as diskBytesPerSecond.
+// What is in flight when the reserve is reached is for the reserve to take.
+const (
+	diskCheckMin       = 10 * time.Millisecond
+	diskCheckMax       = 250 * time.Millisecond
+	diskBytesPerSecond = 4 << 30
+)
 
-// diskReserve refuses produce while a directory's disk has less than
-// bytesMin free, long before the Raft log would meet a full disk.
+// diskReserve notices when a directory's disk has less than bytesMin free, long
+// before the Raft log would meet a full disk. Space has returned when an eighth
+// more than bytesMin is free: else produce would be taken and refused in turn at
+// the limit.
 type diskReserve struct {
 	dirs     []string
 	bytesMin uint64
 	logger   *slog.Logger
 	free     func(dir string) (uint64, error)
+	// tell is told when the node falls below its reserve and when it is above
+	// it again, from one goroutine.
+	tell func(low bool)
 
-	reached   atomic.Bool
+	low       atomic.Bool
 	freeBytes atomic.Uint64
 }
 
 func newDiskReserve(dirs []string, bytesMin uint64, logger *slog.Logger) *diskReserve {
-	d := &diskReserve{dirs: dirs, bytesMin: bytesMin, logger: logger, free: storage.FreeBytes}
+	return &diskReserve{dirs: dirs, bytesMin: bytesMin, logger: logger, free: storage.FreeBytes, tell: func(bool) {}}
+}
+
+// start looks for the first time: before the node serves anything.
+func (d *diskReserve) start(tell func(low bool)) {
+	d.tell = tell
 	d.look()
-	return d
 }
 
 // run looks again and again until ctx ends.
 func (d *diskReserve) run(ctx context.Context) {
-	ticker := time.NewTicker(diskCheckInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(d.pause())
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 			d.look()
+			timer.Reset(d.pause())
 		}
 	}
+}
+
+// pause is the time to the next look.
+func (d *diskReserve) pause() time.Duration {
+	free := d.freeBytes.Load()
+	if d.low.Load() || free <= d.bytesMin {
+		return diskCheckMax // nothing is taken in
+	}
+	above := min(free-d.bytesMin, diskBytesPerSecond) // of what a second can take
+	return min(max(time.Duration(above)*time.Second/diskBytesPerSecond, diskCheckMin), diskCheckMax)
 }
 
 // look takes the least free space of all directories. A disk that cannot be
@@ -59,13 +83,18 @@ func (d *diskReserve) look() {
 		least = min(least, free)
 	}
 	d.freeBytes.Store(least)
-	below := least < d.bytesMin
-	if d.reached.Swap(below) == below {
+	need := d.bytesMin
+	if d.low.Load() {
+		need += d.bytesMin / 8
+	}
+	low := least < need
+	if d.low.Swap(low) == low {
 		return
 	}
-	if below {
+	if low {
 		d.logger.Error("disk reserve reached: produce is refused until space returns", "free_bytes", least, "min_free_bytes", d.bytesMin)
 	} else {
 		d.logger.Info("disk space returned: produce is accepted again", "free_bytes", least)
 	}
+	d.tell(low)
 }

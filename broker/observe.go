@@ -45,7 +45,7 @@ func (b *Broker) writeRaftMetrics(w io.Writer) {
 // nodeMetrics is the node's state for a scrape. Before the node serves, most of
 // it is not there yet.
 func (b *Broker) nodeMetrics() metrics.Node {
-	n := metrics.Node{Partitions: map[string]int{}, DiskFreeBytes: b.disk.freeBytes.Load()}
+	n := metrics.Node{Partitions: map[string]int{}, DiskFreeBytes: b.disk.freeBytes.Load(), DiskLow: b.disk.low.Load()}
 	if b.handlers.Load() == nil {
 		return n
 	}

@@ -45,7 +45,7 @@ type Storage struct {
 	SegmentBytes           ByteSize      `mapstructure:"segment_bytes" doc:"A segment is closed at this size (copied into a topic when it is created)."`
 	SegmentAge             time.Duration `mapstructure:"segment_age" doc:"A segment is closed at this age (copied into a topic when it is created)."`
 	IndexIntervalBytes     ByteSize      `mapstructure:"index_interval_bytes" doc:"One index entry per so many bytes."`
-	MinFreeBytes           ByteSize      `mapstructure:"min_free_bytes" doc:"Below this much free disk, produce is refused."`
+	MinFreeBytes           ByteSize      `mapstructure:"min_free_bytes" doc:"Below this much free disk, produce to partitions with a replica here is refused."`
 	RetentionCheckInterval time.Duration `mapstructure:"retention_check_interval" doc:"How often retention is looked at."`
 }
 

@@ -166,6 +166,7 @@ func (a *attendants) retain(all func() []*Partition) {
 		var proposed []proposal
 		for _, p := range all() {
 			p.wantSnapshot()
+			p.wantSpace()
 			proposed = append(proposed, p.retain()...)
 		}
 		for _, w := range proposed {

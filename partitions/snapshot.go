@@ -29,8 +29,22 @@ func (p *Partition) wantSnapshot() {
 	if p.machine == nil {
 		return
 	}
-	due := p.machine.BytesSinceMarker() > p.options.SnapshotBytes ||
-		p.machine.AppliedIndex()-p.snapshotIndex.Load() > snapshotEntriesMax
+	p.askSnapshot(p.machine.BytesSinceMarker() > p.options.SnapshotBytes ||
+		p.machine.AppliedIndex()-p.snapshotIndex.Load() > snapshotEntriesMax)
+}
+
+// wantSpace asks for a snapshot where trimmed files wait for its marker, however
+// little was applied: on a full disk nothing more may be, until they are gone. It
+// runs on the retention goroutine.
+func (p *Partition) wantSpace() {
+	if p.machine == nil {
+		return
+	}
+	log, ok := p.machine.Log()
+	p.askSnapshot(ok && log.TrimmedWaits())
+}
+
+func (p *Partition) askSnapshot(due bool) {
 	if !due || p.options.Clock().UnixNano() < p.snapshotNotBefore.Load() {
 		return
 	}

@@ -85,7 +85,8 @@ func (v *view) underReplicated(p *metadata.Partition) bool {
 }
 
 // clusterHealth says whether all nodes answer, the metadata and every coordinator
-// shard have a leader, and every partition a leader and all its replicas.
+// shard have a leader, every partition a leader and all its replicas, and every
+// disk more free than its reserve.
 func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protocol.ClusterHealth, error) {
 	image := h.options.Metadata.Image()
 	v := h.gather(ctx, nodeIDs(image), nil)
@@ -97,6 +98,9 @@ func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protoco
 		if v.nodes[n.ID] == nil {
 			health.Reasons = append(health.Reasons, fmt.Sprintf("node %d does not answer", n.ID))
 		}
+	}
+	for _, n := range h.options.DiskLow() {
+		health.Reasons = append(health.Reasons, fmt.Sprintf("node %d is below its disk reserve: produce to its partitions is refused until space returns", n))
 	}
 	for _, row := range rows(image, v) {
 		name := fmt.Sprintf("%s/%d", row.Topic, row.Partition)

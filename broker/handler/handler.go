@@ -113,9 +113,9 @@ type Options struct {
 	// BalanceNow starts spreading the leaderships and returns how many moves that
 	// takes. It is called where this node leads the metadata. nil = nothing moves.
 	BalanceNow func() (moves int)
-	// DiskReserve reports whether this node is below its disk reserve, so that
-	// produce is refused. nil = never.
-	DiskReserve func() bool
+	// DiskLow returns the nodes that are below their disk reserve. To a partition
+	// with a replica on one of them produce is refused. nil = none ever.
+	DiskLow func() []uint64
 
 	// ProducerWindow and ProducerExpiry are told to producers.
 	ProducerWindow int
@@ -164,8 +164,8 @@ func (o Options) withDefaults() Options {
 	if o.Coordinators == nil {
 		o.Coordinators = noGroups{}
 	}
-	if o.DiskReserve == nil {
-		o.DiskReserve = func() bool { return false }
+	if o.DiskLow == nil {
+		o.DiskLow = func() []uint64 { return nil }
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"slices"
 	"time"
 
 	"logbroker/internal/errcode"
@@ -69,9 +70,8 @@ func (c *produceCall) append(r PartitionRequest) error {
 		}
 		return err
 	}
-	if c.h.options.DiskReserve() {
-		return errcode.New(errcode.DiskReserve,
-			"node %d is below its disk reserve (storage.min_free_bytes); free space or lower the topic's retention", c.h.options.NodeID)
+	if err := c.h.checkDisk(c.target); err != nil {
+		return err
 	}
 	size := int64(len(r.Payload))
 	if !c.h.produceBudget.tryAcquire(size) {
@@ -82,6 +82,30 @@ func (c *produceCall) append(r PartitionRequest) error {
 	return c.target.replica.Append(partitions.AppendRequest{
 		Buf: r.Payload, BatchAt: req.BatchAt, Epoch: req.Epoch, MsgID: req.MsgID,
 	}, c.applied)
+}
+
+// diskRetryAfter is how long a producer should wait where a disk is full.
+const diskRetryAfter = time.Second
+
+// checkDisk refuses a batch that some replica of t has no room for. Every
+// replica stores what the leader takes in, and one that meets a full disk ends:
+// so the leader asks for all of them.
+func (h *Handler) checkDisk(t target) error {
+	low := h.options.DiskLow()
+	if len(low) == 0 {
+		return nil
+	}
+	for _, r := range t.replicas {
+		if !slices.Contains(low, r.Node) {
+			continue
+		}
+		err := errcode.New(errcode.DiskReserve,
+			"node %d, which holds a replica of %s/%d, is below its disk reserve (storage.min_free_bytes); free space there or lower the topic's retention",
+			r.Node, t.topic, t.partition)
+		err.RetryAfter = diskRetryAfter
+		return err
+	}
+	return nil
 }
 
 // check accepts exactly one whole, valid batch.

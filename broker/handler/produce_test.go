@@ -143,7 +143,14 @@ func TestProduceNamesTheLeader(t *testing.T) {
 
 func TestDiskReserveRefusesProduceOnly(t *testing.T) {
 	low := false
-	b := newBench(t, func(o *Options) { o.DiskReserve = func() bool { return low } })
+	b := newBench(t, func(o *Options) {
+		o.DiskLow = func() []uint64 {
+			if low {
+				return []uint64{1}
+			}
+			return nil
+		}
+	})
 	topic, _ := b.topic("orders")
 	b.produce(produceRequest(topic, encodeBatch(t, "v")))
 	low = true

@@ -14,7 +14,14 @@ import (
 // refusal of a batch that the leader stores.
 func TestRefusalCarriesOnlyAnEpochThatTheReplicaOpened(t *testing.T) {
 	low := false
-	b := newBench(t, func(o *Options) { o.DiskReserve = func() bool { return low } })
+	b := newBench(t, func(o *Options) {
+		o.DiskLow = func() []uint64 {
+			if low {
+				return []uint64{1}
+			}
+			return nil
+		}
+	})
 	topic, r := b.topic("orders")
 	b.leaders.Set(protocol.LeadersBroadcast{Node: 2, Leaders: []protocol.ShardLeader{{Shard: topic.Partitions[0].Shard, Epoch: 4}}})
 	request := func() PartitionRequest { return produceRequest(topic, encodeBatch(t, "v")) }

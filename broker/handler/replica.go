@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 
+	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
 	"logbroker/partitions"
 )
@@ -59,6 +60,7 @@ type target struct {
 	partition     int32
 	shard         uint64
 	maxBatchBytes int
+	replicas      []metadata.Replica // on all nodes
 	replica       Replica
 }
 
@@ -82,6 +84,7 @@ func (h *Handler) resolve(topic string, topicID uint64, partition int32) (target
 	out := target{
 		topic: t.Name, topicID: t.ID, partition: partition,
 		shard: t.Partitions[partition].Shard, maxBatchBytes: int(t.Config.MaxBatchBytes),
+		replicas: t.Partitions[partition].Replicas,
 	}
 	if r, ok := h.options.Replicas.Get(out.shard); ok {
 		out.replica = r

@@ -55,6 +55,13 @@ func TestGarbageOnEverySubjectIsRefusedByCode(t *testing.T) {
 	c := k.client(1)
 	topic := k.topic(c, "orders", 1)
 	must(t, c.Flush())
+	// The partition is led a moment before its subscriptions stand.
+	for _, subject := range []string{"lb.p.0.orders", "lb.f.0.orders", "lb.o.0.orders"} {
+		eventually(t, "an answer on "+subject, func() bool {
+			_, err := c.Request(subject, nil, time.Minute)
+			return err == nil
+		})
+	}
 
 	var builder recordbatch.Builder
 	builder.Append(1, nil, []byte("v"), nil)

@@ -2,8 +2,10 @@ package natsapi
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +45,11 @@ type leaders struct {
 	skews  skews
 	gone   map[uint64]bool // node said that it leaves, and nothing since
 	leaves bool            // this node is stopping
+	// low holds the nodes below their disk reserve, this one among them.
+	low map[uint64]bool
+	// lowNodes is low as DiskLow gives it out: sorted, never changed in place,
+	// nil where nobody is low.
+	lowNodes atomic.Pointer[[]uint64]
 }
 
 func newLeaders(s *Server) *leaders {
@@ -50,6 +57,7 @@ func newLeaders(s *Server) *leaders {
 		s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
 		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true,
 		heard: make(map[uint64]time.Time), skews: make(skews), gone: make(map[uint64]bool),
+		low: make(map[uint64]bool),
 	}
 }
 
@@ -175,7 +183,7 @@ func (l *leaders) take() []protocol.LeadersBroadcast {
 func (l *leaders) broadcast(part []protocol.ShardLeader, full bool) protocol.LeadersBroadcast {
 	return protocol.LeadersBroadcast{
 		Version: protocol.ControlVersion, Node: l.s.options.NodeID, Full: full, Leaving: l.leaves,
-		ClockMs: time.Now().UnixMilli(), Leaders: part,
+		DiskLow: l.low[l.s.options.NodeID], ClockMs: time.Now().UnixMilli(), Leaders: part,
 	}
 }
 
@@ -196,6 +204,7 @@ func (l *leaders) onBroadcast(m *nats.Msg) {
 	l.heard[b.Node], l.gone[b.Node] = now, b.Leaving
 	l.skews[b.Node] = time.UnixMilli(b.ClockMs).Sub(now)
 	l.full = l.full || appeared
+	l.setLow(b.Node, b.DiskLow && !b.Leaving)
 	l.mu.Unlock()
 	l.s.core.PeerLeaders(b)
 	if appeared {
@@ -216,6 +225,7 @@ func (l *leaders) forgetSilent() {
 			delete(l.heard, node)
 			delete(l.skews, node)
 			delete(l.gone, node)
+			l.setLow(node, false) // what it could not take it does not get
 			gone = append(gone, node)
 		}
 	}
@@ -233,6 +243,42 @@ func (s *Server) Leave() {
 	l.leaves, l.full = true, true
 	l.mu.Unlock()
 	l.stir()
+}
+
+// setLow notes whether node is below its disk reserve. mu is held.
+func (l *leaders) setLow(node uint64, low bool) {
+	if l.low[node] == low {
+		return
+	}
+	delete(l.low, node)
+	if low {
+		l.low[node] = true
+	}
+	if nodes := slices.Sorted(maps.Keys(l.low)); len(nodes) > 0 {
+		l.lowNodes.Store(&nodes)
+	} else {
+		l.lowNodes.Store(nil)
+	}
+}
+
+// SetDiskLow tells every node whether this one is below its disk reserve. It may
+// be called at any time, also before Start.
+func (s *Server) SetDiskLow(low bool) {
+	l := s.leaders
+	l.mu.Lock()
+	l.setLow(s.options.NodeID, low)
+	l.full = true
+	l.mu.Unlock()
+	l.stir()
+}
+
+// DiskLow returns the nodes that are below their disk reserve as far as this
+// one knows, sorted; nil for none. The caller must not change it.
+func (s *Server) DiskLow() []uint64 {
+	if nodes := s.leaders.lowNodes.Load(); nodes != nil {
+		return *nodes
+	}
+	return nil
 }
 
 // Alive reports whether a node's broadcasts were heard lately and it did not

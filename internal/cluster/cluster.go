@@ -40,6 +40,11 @@ type Options struct {
 	Configure func(*config.Config)
 	// Client is what Client dials with; a cluster with TLS needs it.
 	Client client.Options
+	// FreeBytes, when not nil, says how much is free on a node's disk; it is
+	// called from any goroutine.
+	FreeBytes func(node uint64) uint64
+	// Dir is where the nodes' directories are made. Default: a temporary one.
+	Dir string
 	// Log, when not nil, sees every record the nodes log, debug ones too, from
 	// any goroutine. Node 0 is one that was never taken in.
 	Log func(node uint64, r slog.Record)
@@ -75,9 +80,12 @@ func Start(tb testing.TB, o Options) *Cluster {
 	if o.Nodes == 0 {
 		o.Nodes = 3
 	}
+	if o.Dir == "" {
+		o.Dir = tb.TempDir()
+	}
 	logs := &logBuffer{}
 	text := slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelInfo})
-	c := &Cluster{tb: tb, options: o, dir: tb.TempDir(), logs: logs, logger: slog.New(watched{text, 0, o.Log}), nodes: map[uint64]*node{}}
+	c := &Cluster{tb: tb, options: o, dir: o.Dir, logs: logs, logger: slog.New(watched{text, 0, o.Log}), nodes: map[uint64]*node{}}
 	tb.Cleanup(c.end)
 	founders := []string{}
 	for id := uint64(1); id <= uint64(o.Nodes); id++ {
@@ -119,11 +127,19 @@ func (c *Cluster) DataDir(id uint64) string {
 	return filepath.Join(c.dir, "node-"+strconv.FormatUint(id, 10))
 }
 
+func (c *Cluster) brokerOptions(id uint64, f config.Config) broker.Options {
+	o := broker.Options{Config: f, Logger: c.logger.With("node", id)}
+	if free := c.options.FreeBytes; free != nil {
+		o.FreeBytes = func(string) (uint64, error) { return free(id), nil }
+	}
+	return o
+}
+
 // make takes a node's directories and Raft port. The port stays the node's own
 // from now on, so that its address does not change with a restart.
 func (c *Cluster) make(id uint64, f config.Config) *broker.Broker {
 	c.tb.Helper()
-	b, err := broker.New(broker.Options{Config: f, Logger: c.logger.With("node", id)})
+	b, err := broker.New(c.brokerOptions(id, f))
 	if err != nil {
 		c.tb.Fatalf("node %d: %v", id, err)
 	}
@@ -190,7 +206,7 @@ func (c *Cluster) Join(id, seed uint64, configure func(*config.Config)) error {
 	if configure != nil {
 		configure(&f)
 	}
-	b, err := broker.New(broker.Options{Config: f, Logger: c.logger.With("node", id)})
+	b, err := broker.New(c.brokerOptions(id, f))
 	if err != nil {
 		return err
 	}

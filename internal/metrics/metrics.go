@@ -151,6 +151,7 @@ type Node struct {
 	SegmentBytes      int64
 	RaftLogBytes      uint64
 	DiskFreeBytes     uint64
+	DiskLow           bool // below the disk reserve
 	ClientConnections int
 	// SyncBounds and SyncCounts are the cumulative histogram of Raft log syncs.
 	SyncBounds []time.Duration
@@ -191,6 +192,7 @@ var (
 	descSegment     = desc("segment_bytes", "Bytes in all segments of this node.")
 	descRaftLog     = desc("raft_log_bytes", "Bytes handed to the Raft log since start.")
 	descDiskFree    = desc("disk_free_bytes", "Free bytes on the data disk.")
+	descDiskLow     = desc("disk_reserve_reached", "1 while the node is below its disk reserve and produce is refused.")
 	descConnections = desc("client_connections", "Open client connections.")
 	descSync        = desc("raft_log_sync_duration_seconds", "Time of one sync of the Raft log.")
 
@@ -204,7 +206,7 @@ type nodeCollector struct{ state func() Node }
 
 // Describe lists what Collect sends.
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPartitions, descSegment, descRaftLog, descDiskFree, descConnections, descSync} {
+	for _, d := range []*prometheus.Desc{descPartitions, descSegment, descRaftLog, descDiskFree, descDiskLow, descConnections, descSync} {
 		ch <- d
 	}
 }
@@ -218,6 +220,7 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- gauge(descSegment, float64(n.SegmentBytes))
 	ch <- prometheus.MustNewConstMetric(descRaftLog, prometheus.CounterValue, float64(n.RaftLogBytes))
 	ch <- gauge(descDiskFree, float64(n.DiskFreeBytes))
+	ch <- gauge(descDiskLow, oneIf(n.DiskLow))
 	ch <- gauge(descConnections, float64(n.ClientConnections))
 	buckets := make(map[float64]uint64, len(n.SyncBounds))
 	for i, bound := range n.SyncBounds {
@@ -239,14 +242,10 @@ func (c *partitionCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *partitionCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range c.state().Replicas {
 		partition := strconv.Itoa(int(r.Partition))
-		hasLeader := 0.0
-		if r.HasLeader {
-			hasLeader = 1
-		}
 		ch <- gauge(descLogStart, float64(r.LogStart), r.Topic, partition)
 		ch <- gauge(descHigh, float64(r.HighWatermark), r.Topic, partition)
 		ch <- gauge(descSize, float64(r.SizeBytes), r.Topic, partition)
-		ch <- gauge(descLeader, hasLeader, r.Topic, partition)
+		ch <- gauge(descLeader, oneIf(r.HasLeader), r.Topic, partition)
 	}
 }
 
@@ -296,6 +295,13 @@ func (c *groupCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- gauge(descGroupLag, float64(t.Lag), g.Name, t.Topic)
 		}
 	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func gauge(d *prometheus.Desc, value float64, labels ...string) prometheus.Metric {

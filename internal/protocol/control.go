@@ -417,6 +417,9 @@ type LeadersBroadcast struct {
 	Full    bool   `json:"full"`
 	// Leaving: the sender is stopping and no place to move leadership to.
 	Leaving bool `json:"leaving,omitempty"`
+	// DiskLow: the sender is below its disk reserve. The leaders of partitions
+	// that it holds a replica of refuse to produce.
+	DiskLow bool `json:"disk_low,omitempty"`
 	// ClockMs is the sender's wall clock, Unix milliseconds, so that a node whose
 	// clock is wrong can notice.
 	ClockMs int64         `json:"clock_ms"`

@@ -1,6 +1,9 @@
 package commitlog
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Trim moves the log start offset up to newLogStart (at most End; never down),
 // at once for readers. Files stay until RemoveTrimmed.
@@ -59,6 +62,14 @@ func (l *Log) RemoveTrimmed() error {
 		l.dirtyDir = true
 	}
 	return nil
+}
+
+// TrimmedWaits reports whether trimmed segments wait for a marker that carries
+// the new log start offset.
+func (l *Log) TrimmedWaits() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.trimmed, func(s *segment) bool { return s.ext.Load().end > l.durableStart })
 }
 
 // RetentionQuery asks which log start offset the retention limits want.

@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"logbroker/config"
+	"logbroker/internal/errcode"
+	"logbroker/internal/protocol"
+)
+
+// onePart is a topic of one partition of which the test knows every attempt.
+type onePart struct {
+	c     *Cluster
+	topic *protocol.TopicDescription
+	conn  *nats.Conn // to the leader
+	sent  int
+	acked []string
+	// refused holds what was refused for the disk reserve, which is definite.
+	refused []string
+}
+
+func (c *Cluster) onePart(name string, settings map[string]string) *onePart {
+	c.tb.Helper()
+	p := &onePart{c: c, topic: c.CreateTopic(name, 1, 3, settings)}
+	p.conn = c.dial(c.WaitLeader(name, 0))
+	c.waitAnswered(p.conn, name, 0)
+	return p
+}
+
+// try sends one record, padded to size bytes at least, and returns the code.
+func (p *onePart) try(size int) errcode.Code {
+	p.c.tb.Helper()
+	p.sent++
+	value := fmt.Sprintf("record %d %s", p.sent, strings.Repeat("x", size))
+	r, err := produceRaw(p.conn, p.topic.Name, 0, produceRequest(p.topic.ID, -1, "", batchOf(p.c.tb, value)), waitTimeout)
+	switch {
+	case err != nil:
+		return errcode.RequestTimedOut
+	case r.Code == errcode.None:
+		p.acked = append(p.acked, value)
+	case r.Code == errcode.DiskReserve:
+		p.refused = append(p.refused, value)
+	}
+	return r.Code
+}
+
+// check reads the partition: what was acked is there from the log start on,
+// what was refused is not.
+func (p *onePart) check() {
+	p.c.tb.Helper()
+	there := map[string]bool{}
+	for _, v := range p.c.readAll(p.topic.Name, 0) {
+		there[v] = true
+	}
+	for _, v := range p.acked {
+		if !there[v] {
+			p.c.tb.Errorf("%.20q was acked and is not there", v)
+		}
+	}
+	for _, v := range p.refused {
+		if there[v] {
+			p.c.tb.Errorf("%.20q was refused and is there", v)
+		}
+	}
+}
+
+func (c *Cluster) health() *protocol.ClusterHealth {
+	c.tb.Helper()
+	return call(c, "cluster health", c.Client().Admin().ClusterHealth)
+}
+
+func TestBelowTheDiskReserveOfAnyReplicaProduceIsRefusedAndTheRestGoesOn(t *testing.T) {
+	t.Parallel()
+	const reserve = 64 * config.MiB
+	var free [5]atomic.Uint64 // by node
+	for i := range free {
+		free[i].Store(uint64(10 * reserve))
+	}
+	c := Start(t, Options{Nodes: 4, FreeBytes: func(node uint64) uint64 { return free[node].Load() }, Configure: func(f *config.Config) {
+		quietLeaders(f)
+		longSessions(f)
+		f.Storage.MinFreeBytes = reserve
+	}})
+	p := c.onePart("full", nil)
+	c.WaitFor("a record is acked", func() bool { return p.try(0) == errcode.None })
+	m := c.member("g", "m", "full")
+	settle(c, 1, m)
+	holders := c.Describe("full").Partitions[0].Replicas
+	for _, id := range holders { // the leader among them
+		free[id].Store(uint64(reserve) - 1)
+		c.WaitFor("produce is refused by name", func() bool { return p.try(0) == errcode.DiskReserve })
+		want := fmt.Sprintf("node %d is below its disk reserve", id)
+		if h := c.health(); h.Healthy || !slices.ContainsFunc(h.Reasons, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("health does not say that %s: %+v", want, h)
+		}
+		p.check() // reads go on
+		if codes := m.commit(1, part{"full", 0}); codes[0] != errcode.None {
+			t.Errorf("commit of a group: %v", codes)
+		}
+		call(c, "create a topic", func(ctx context.Context) (*protocol.TopicDescription, error) {
+			return c.Client().Admin().CreateTopic(ctx, protocol.TopicCreateRequest{Name: fmt.Sprint("while-", id), Partitions: 1, Replicas: 3})
+		})
+		free[id].Store(uint64(reserve) + uint64(reserve)/8)
+		c.WaitFor("produce is taken again", func() bool { return p.try(0) == errcode.None })
+	}
+	for _, id := range c.IDs() {
+		if slices.Contains(holders, id) {
+			continue
+		}
+		free[id].Store(0)
+		c.WaitFor("the cluster has heard of the full disk", func() bool { return len(c.health().Reasons) > 0 })
+		if code := p.try(0); code != errcode.None {
+			t.Errorf("%v, though only a node without a replica is full", code)
+		}
+	}
+	p.check()
+}
