@@ -264,6 +264,9 @@ func (b *Broker) startServing() error {
 		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
+		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
+		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
+		OnDamage: func(partitions.Damage) { b.metrics.DamageFound() },
 	})
 	b.hostUp.Store(b.host)
 	b.disk.start(b.nats.SetDiskLow)

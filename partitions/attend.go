@@ -11,15 +11,15 @@ import (
 const snapshotWorkers = 2
 
 // attendants are the Host's goroutines: one that calls OnLeadership, one for
-// retention, and snapshotWorkers for snapshots. Partitions put themselves into
+// retention, one that scrubs, and snapshotWorkers for snapshots. Partitions put themselves into
 // the queues below; each queue holds a partition at most once, so both are
 // bounded by the number of replicas.
 type attendants struct {
 	options *Options
-	// ctx ends retention and snapshots.
+	// ctx ends retention, scrubs and snapshots.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// background counts retention and snapshots; notifying counts the notifier.
+	// background counts those; notifying counts the notifier.
 	background, notifying sync.WaitGroup
 
 	// mu guards the fields below.
@@ -38,15 +38,16 @@ func newAttendants(o *Options, all func() []*Partition) *attendants {
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.notifying.Add(1)
 	go a.notify()
-	a.background.Add(1 + snapshotWorkers)
+	a.background.Add(2 + snapshotWorkers)
 	go a.retain(all)
+	go a.scrub(all)
 	for range snapshotWorkers {
 		go a.snapshot()
 	}
 	return a
 }
 
-// endBackground tells retention and snapshots to end; they may still wait for
+// endBackground tells retention, scrubs and snapshots to end; they may still wait for
 // proposals, which end when the replicas stop.
 func (a *attendants) endBackground() {
 	a.mu.Lock()

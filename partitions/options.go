@@ -65,6 +65,18 @@ type Options struct {
 	// state counts, states between may be skipped. It should not block for long
 	// (other partitions' news wait) and must not call Close.
 	OnLeadership func(Leadership)
+	// OnDamage is told once of a replica whose files were found damaged: from
+	// the goroutine that found it, so it must not block. Default: nobody is told.
+	OnDamage func(Damage)
+	// ScrubInterval is the time between the beginnings of two scrubs, in which
+	// everything on disk is read again; 0 = never. ScrubBytesPerSecond is how fast
+	// it is read; 0 = as fast as the disk. OnScrubbed counts the bytes read.
+	ScrubInterval       time.Duration
+	ScrubBytesPerSecond int64
+	OnScrubbed          func(bytes int)
+	// OnSync is told how long a sync of a replica's files took, which held up
+	// its applying.
+	OnSync func(took time.Duration)
 	// ProposeTimeout bounds one proposal; after it the outcome is unknown.
 	// Default 4 s.
 	ProposeTimeout time.Duration
@@ -101,6 +113,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ClockTrusted == nil {
 		o.ClockTrusted = func() bool { return true }
+	}
+	if o.OnDamage == nil {
+		o.OnDamage = func(Damage) {}
+	}
+	if o.OnScrubbed == nil {
+		o.OnScrubbed = func(int) {}
+	}
+	if o.OnSync == nil {
+		o.OnSync = func(time.Duration) {}
 	}
 	if o.OnLeadership == nil {
 		o.OnLeadership = func(Leadership) {}

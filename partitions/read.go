@@ -104,9 +104,7 @@ func (p *Partition) readError(err error) error {
 		return errcode.New(errcode.NotLeaderOrFollower, "the replica of %s/%d on this node is stopped; ask another node",
 			p.spec.Topic, p.spec.Partition)
 	case errors.Is(err, commitlog.ErrDamaged):
-		p.logger.Error("a read found damage; the replica serves nothing any more, replace it", "err", err)
-		p.refuse(StateDamaged, err)
-		p.waiters.wakeAll()
+		p.damaged("read", err)
 	default:
 		p.logger.Error("a read failed", "err", err)
 	}

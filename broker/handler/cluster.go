@@ -84,6 +84,29 @@ func (v *view) underReplicated(p *metadata.Partition) bool {
 	return false
 }
 
+// faultsMax bounds how many replicas that are out of service health names.
+const faultsMax = 20
+
+// faults says which replicas are damaged or quarantined, and why.
+func (v *view) faults(image *metadata.Image) []string {
+	var out []string
+	for _, t := range image.Topics() {
+		for _, p := range t.Partitions {
+			for _, n := range p.Nodes() {
+				s := v.replicas[p.Shard][n]
+				if s == nil || s.State != partitions.StateDamaged && s.State != partitions.StateQuarantined {
+					continue
+				}
+				if len(out) == faultsMax {
+					return append(out, "and more replicas are out of service")
+				}
+				out = append(out, fmt.Sprintf("the replica of %s/%d on node %d is %s: %s", t.Name, p.ID, n, s.State, s.Error))
+			}
+		}
+	}
+	return out
+}
+
 // clusterHealth says whether all nodes answer, the metadata and every coordinator
 // shard have a leader, every partition a leader and all its replicas, and every
 // disk more free than its reserve.
@@ -102,6 +125,7 @@ func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protoco
 	for _, n := range h.options.DiskLow() {
 		health.Reasons = append(health.Reasons, fmt.Sprintf("node %d is below its disk reserve: produce to its partitions is refused until space returns", n))
 	}
+	health.Reasons = append(health.Reasons, v.faults(image)...)
 	for _, row := range rows(image, v) {
 		name := fmt.Sprintf("%s/%d", row.Topic, row.Partition)
 		if row.Leader == nil {

@@ -45,7 +45,7 @@ func replicaStatus(r Replica) protocol.ReplicaStatus {
 	return protocol.ReplicaStatus{
 		Shard: s.Shard, Replica: s.Replica, State: s.State, Role: s.Role, Term: s.Term,
 		Leader: s.LeaderNode, Last: s.Last, Commit: s.Commit, Applied: s.Applied, Epoch: s.Epoch, Serving: s.Serving,
-		LogStart: s.LogStart, HighWatermark: s.HighWatermark, SizeBytes: s.SizeBytes,
+		LogStart: s.LogStart, HighWatermark: s.HighWatermark, SizeBytes: s.SizeBytes, Error: s.Err,
 	}
 }
 

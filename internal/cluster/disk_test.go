@@ -2,11 +2,17 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -121,4 +127,64 @@ func TestBelowTheDiskReserveOfAnyReplicaProduceIsRefusedAndTheRestGoesOn(t *test
 		}
 	}
 	p.check()
+}
+
+// A flipped bit in a follower's old segment, which nobody reads, is found by the
+// scrub; health and metrics name it, and the partition goes on.
+func TestDamageThatAScrubFindsIsNamedByHealthAndMetrics(t *testing.T) {
+	t.Parallel()
+	c := Start(t, Options{Configure: func(f *config.Config) {
+		quietLeaders(f)
+		f.Storage.ScrubInterval = 100 * time.Millisecond
+	}})
+	p := c.onePart("old", map[string]string{"segment_bytes": "16KiB"})
+	for len(p.acked) < 20 {
+		p.try(4 << 10)
+	}
+	node := c.WaitLeader("old", 0)%3 + 1
+	shard := c.shards("old", 1)[0]
+	var files []string
+	c.WaitFor("the follower has sealed segments", func() bool {
+		var err error
+		files, err = filepath.Glob(filepath.Join(c.DataDir(node), "partitions", fmt.Sprintf("%d-*", shard), "log-*", "*.log"))
+		return err == nil && len(files) > 3
+	})
+	slices.Sort(files)
+	f, err := os.OpenFile(files[1], os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{0xff, 0, 0xff, 0}, 3000); err != nil { // of a run of x
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("the replica of old/0 on node %d is damaged: %s", node, files[1])
+	c.WaitFor("health names the damage", func() bool {
+		return slices.ContainsFunc(c.health().Reasons, func(s string) bool { return strings.HasPrefix(s, want) })
+	})
+	page := c.metrics(node)
+	for _, line := range []string{"logbroker_damage_found_total 1", `logbroker_partitions{state="damaged"} 1`} {
+		if !strings.Contains(page, line) {
+			t.Errorf("the metrics page lacks %s", line)
+		}
+	}
+	acked := len(p.acked)
+	c.WaitFor("the partition goes on", func() bool { return p.try(0) == errcode.None && len(p.acked) > acked })
+	p.check()
+}
+
+// metrics returns a node's metrics page.
+func (c *Cluster) metrics(id uint64) string {
+	c.tb.Helper()
+	response, err := http.Get(c.Info(id).HTTPURL + "/metrics")
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	page, err := io.ReadAll(response.Body)
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		c.tb.Fatal(err)
+	}
+	return string(page)
 }

@@ -39,6 +39,9 @@ type Broker struct {
 	requests          *prometheus.HistogramVec
 	groupRebalances   prometheus.Counter
 	offsetCommits     prometheus.Counter
+	damageFound       prometheus.Counter
+	scrubbedBytes     prometheus.Counter
+	partitionSyncs    prometheus.Histogram
 
 	// topics and timers cache the vectors' children, which are looked up for
 	// every batch.
@@ -67,6 +70,12 @@ func New() *Broker {
 		fetchBytes:        counter("fetch_bytes_total", "Bytes of batches handed out."),
 		groupRebalances:   counter("group_rebalances_total", "New assignments of consumer groups that this node coordinated."),
 		offsetCommits:     counter("offset_commits_total", "Offsets committed through this node as a coordinator, one per partition."),
+		damageFound:       counter("damage_found_total", "Replicas whose files a read or a scrub found damaged."),
+		scrubbedBytes:     counter("scrubbed_bytes_total", "Bytes read again to look for damage."),
+		partitionSyncs: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "partition_sync_duration_seconds", Help: "Time of one sync of a partition's files, which holds up its applying.",
+			Buckets: []float64{.0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
+		}),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "request_duration_seconds", Help: "Time from a request's arrival to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
@@ -79,7 +88,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs)
 	return b
 }
 
@@ -126,6 +135,15 @@ func (b *Broker) GroupRebalanced() { b.groupRebalances.Inc() }
 
 // OffsetsCommitted counts committed offsets.
 func (b *Broker) OffsetsCommitted(n int) { b.offsetCommits.Add(float64(n)) }
+
+// DamageFound counts a replica whose files were found damaged.
+func (b *Broker) DamageFound() { b.damageFound.Inc() }
+
+// Scrubbed counts bytes that were read again to look for damage.
+func (b *Broker) Scrubbed(bytes int) { b.scrubbedBytes.Add(float64(bytes)) }
+
+// PartitionSynced notes how long a sync of a partition's files took.
+func (b *Broker) PartitionSynced(took time.Duration) { b.partitionSyncs.Observe(took.Seconds()) }
 
 func (b *Broker) topic(name string) *topicCounters {
 	if c, ok := b.topics.Load(name); ok {

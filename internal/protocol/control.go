@@ -371,6 +371,8 @@ type ReplicaStatus struct {
 	LogStart      int64  `json:"log_start"`
 	HighWatermark int64  `json:"high_watermark"`
 	SizeBytes     int64  `json:"size_bytes"`
+	// Error says why a replica is damaged or quarantined.
+	Error string `json:"error,omitempty"`
 }
 
 // NodeTransferRequest asks the node that leads Shard to hand leadership to node To.

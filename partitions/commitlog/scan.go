@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"syscall"
 
 	"logbroker/internal/recordbatch"
 )
@@ -92,7 +93,8 @@ func (s *scanner) bytes(n int64) ([]byte, error) {
 }
 
 // readFull fills b from position on. A file that ends before is damaged: its
-// length was known.
+// length was known. So is one that the disk cannot read any more: bytes that are
+// gone do not come back by asking again.
 func readFull(f io.ReaderAt, path string, b []byte, position int64) error {
 	n, err := f.ReadAt(b, position)
 	if n == len(b) {
@@ -100,6 +102,9 @@ func readFull(f io.ReaderAt, path string, b []byte, position int64) error {
 	}
 	if err == nil || errors.Is(err, io.EOF) {
 		return damaged(path, position+int64(n), "the file ends here, %d bytes too early", len(b)-n)
+	}
+	if errors.Is(err, syscall.EIO) {
+		return damaged(path, position+int64(n), "the disk cannot read this: %v", err)
 	}
 	return &readError{path: path, err: err}
 }

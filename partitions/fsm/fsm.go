@@ -48,6 +48,8 @@ type Options struct {
 	SyncBytes int64
 	// Unread is passed to the commit log; it may be nil.
 	Unread func() bool
+	// TimeSync runs every sync of the state, to measure it; nil: it just runs.
+	TimeSync func(sync func() error) error
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Observer may be nil.
@@ -146,6 +148,9 @@ func New(o Options) *FSM {
 	}
 	if o.Observer == nil {
 		o.Observer = noObserver{}
+	}
+	if o.TimeSync == nil {
+		o.TimeSync = func(sync func() error) error { return sync() }
 	}
 	if o.SyncBytes <= 0 {
 		o.SyncBytes = SyncBytesDefault

@@ -37,7 +37,7 @@ func (f *FSM) Sync() error {
 	if f.applied == f.durable.Applied {
 		return nil
 	}
-	if err := f.sync(); err != nil {
+	if err := f.opts.TimeSync(f.sync); err != nil {
 		return f.fail(fmt.Errorf("fsm: sync at index %d: %w", f.applied, err))
 	}
 	return nil
