@@ -23,15 +23,14 @@ const (
 
 const (
 	raftNodes = 3
-	// proposalBytes is the size at which dragonboat reaches its most MB/s.
-	proposalBytes = 64 << 10
 	// proposalsInFlightBytes is what is under way in the whole cluster.
 	proposalsInFlightBytes = 16 << 20
 )
 
 // raftSystem is the ceiling: internal/raftnode as three processes, one Raft
 // shard per partition, with a state machine that appends every command to a
-// file and does nothing else. A producer packs records to proposals of 64 KiB.
+// file and does nothing else. A producer packs records to proposals as large as
+// the batches of the Spec.
 //
 // Options: hop=none|tcp, proposal=BYTES.
 type raftSystem struct {
@@ -60,8 +59,8 @@ func (s *raftSystem) Settings() map[string]string {
 		"servers":       strconv.Itoa(raftNodes),
 		"replicas":      strconv.Itoa(raftNodes),
 		"shards":        fmt.Sprintf("%d, leaders spread over the servers", s.shards()),
-		"state machine": "appends every command to a file, no fsync of it, no answer",
-		"proposal":      fmt.Sprintf("%d bytes; less only while none is in flight", s.proposal),
+		"state machine": "appends every command to a file, pushed to the disk every 4 MiB, no fsync of it, no answer",
+		"proposal":      fmt.Sprintf("%d bytes; less only while none of the producer's is in flight", s.proposal),
 		"in flight":     fmt.Sprintf("%d proposals per shard and producer", s.window()),
 		"hop":           s.hop + " (none: a node makes the bytes of a proposal itself, tcp: the producer sends them)",
 		"rtt":           raftRTT.String(),
@@ -86,7 +85,7 @@ func (s *raftSystem) Start(ctx context.Context, spec load.Spec) error {
 		return fmt.Errorf("%d replicas: raw dragonboat is run with %d", spec.Replicas, raftNodes)
 	}
 	var err error
-	s.proposal, err = strconv.Atoi(option(spec, "proposal", strconv.Itoa(proposalBytes)))
+	s.proposal, err = strconv.Atoi(option(spec, "proposal", strconv.Itoa(spec.BatchBytes)))
 	if err != nil || s.proposal < 1 || s.proposal > 1<<20 {
 		return errors.New("option proposal: use a number of bytes of at most 1 MiB")
 	}

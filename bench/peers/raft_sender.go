@@ -13,161 +13,154 @@ import (
 )
 
 // NewSender implements load.System.
-func (s *raftSystem) NewSender(_ context.Context, n int) (load.Sender, error) {
-	sender := &raftSender{next: n}
+func (s *raftSystem) NewSender(context.Context, int) (load.Sender, error) {
+	p := &packer{limit: s.proposal, window: s.window(), bytes: s.hop == hopTCP, out: make([]byte, 4, s.proposal+4)}
+	p.room = sync.NewCond(&p.mu)
 	for i := range s.shards() {
-		node := s.nodes[i%raftNodes]
-		packer, err := newPacker(node.Listen, i, s)
-		if err != nil {
-			return nil, errors.Join(err, sender.Close())
-		}
-		sender.packers = append(sender.packers, packer)
-	}
-	return sender, nil
-}
-
-// raftSender is one producer; its records go to the shards in turn, a proposal
-// each. Topics and keys make no difference here. Send is called from one
-// goroutine at a time.
-type raftSender struct {
-	packers []*packer
-	next    int
-}
-
-// Send implements load.Sender.
-func (s *raftSender) Send(_ context.Context, r load.Record, done func(error)) {
-	if full := s.packers[s.next%len(s.packers)].add(r.Value, done); full {
-		s.next++
-	}
-}
-
-// Flush implements load.Sender.
-func (s *raftSender) Flush(ctx context.Context) error {
-	for _, p := range s.packers {
-		if err := p.flush(ctx); err != nil {
-			return err
+		if err := p.connect(s.nodes[i%raftNodes].Listen, i); err != nil {
+			return nil, errors.Join(err, p.Close())
 		}
 	}
-	return nil
+	return p, nil
 }
 
-// Close implements load.Sender.
-func (s *raftSender) Close() error {
-	errs := make([]error, 0, len(s.packers))
-	for _, p := range s.packers {
-		errs = append(errs, p.close())
-	}
-	return errors.Join(errs...)
-}
-
-// packer packs one producer's records for one shard to proposals. A proposal
-// goes out when it is full, or when none is in flight.
+// packer is one producer: it packs its records to proposals, which go to the
+// shards in turn. A proposal goes out when it is full, or when none of the
+// producer's is in flight on any shard: a record that is sent while the cluster
+// is at work costs no proposal, and so no syncs, of its own. Topics and keys
+// make no difference here. Send is called from one goroutine at a time.
 type packer struct {
-	conn   net.Conn
-	limit  int           // bytes of a proposal
-	window int           // proposals in flight
-	bytes  bool          // the proposal's bytes are sent too
-	ended  chan struct{} // closed when run has returned
+	limit  int  // bytes of a proposal
+	window int  // proposals in flight per shard
+	bytes  bool // the proposal's bytes are sent too
 
-	// mu guards the fields below. The connection is written under it, so that
-	// proposals stay in order; the node always reads.
+	// mu guards the fields below and those of the conns. Connections are written
+	// under it, so that answers come in the order of inFlight; the nodes always
+	// read.
 	mu       sync.Mutex
-	room     *sync.Cond // in flight has shrunk, or the connection has failed
-	out      []byte     // the next proposal with its header
-	size     int        // of the next proposal
+	room     *sync.Cond // in flight has shrunk, or a connection has failed
+	conns    []*shardConn
+	next     int    // the shard that has its turn
+	out      []byte // the next proposal with its header
+	size     int    // of the next proposal
 	dones    []func(error)
-	inFlight [][]func(error) // oldest first
 	spare    [][]func(error)
+	inFlight int // proposals: sum of len(shardConn.inFlight)
 	unsaid   int // records whose done was not called yet
 	err      error
 }
 
-func newPacker(address string, shard int, s *raftSystem) (*packer, error) {
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to a raft node: %w", err)
-	}
-	p := &packer{
-		conn: conn, limit: s.proposal, window: s.window(), bytes: s.hop == hopTCP,
-		ended: make(chan struct{}), out: make([]byte, 4, s.proposal+4),
-	}
-	p.room = sync.NewCond(&p.mu)
-	if _, err := conn.Write(binary.LittleEndian.AppendUint32(nil, uint32(shard))); err != nil {
-		return nil, errors.Join(fmt.Errorf("greeting a raft node: %w", err), conn.Close())
-	}
-	go p.run() // ends with the connection
-	return p, nil
+// shardConn is the way to one shard.
+type shardConn struct {
+	conn     net.Conn
+	ended    chan struct{}   // closed when packer.run has returned
+	inFlight [][]func(error) // oldest first; guarded by packer.mu
 }
 
-// add takes a record; it blocks while the window is full. full says that the
-// proposal was sent, so that the next record starts another one.
-func (p *packer) add(value []byte, done func(error)) (full bool) {
+func (p *packer) connect(address string, shard int) error {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return fmt.Errorf("connecting to a raft node: %w", err)
+	}
+	if _, err := conn.Write(binary.LittleEndian.AppendUint32(nil, uint32(shard))); err != nil {
+		return errors.Join(fmt.Errorf("greeting a raft node: %w", err), conn.Close())
+	}
+	l := &shardConn{conn: conn, ended: make(chan struct{})}
+	p.conns = append(p.conns, l)
+	go p.run(l) // ends with the connection
+	return nil
+}
+
+// Send implements load.Sender. It blocks while the windows of all shards are
+// full.
+func (p *packer) Send(_ context.Context, r load.Record, done func(error)) {
+	n := len(r.Value)
 	p.mu.Lock()
-	for p.err == nil && len(p.inFlight) >= p.window && p.size+len(value) > p.limit {
+	for p.err == nil && p.size+n > p.limit && !p.hasRoom() {
 		p.room.Wait()
 	}
 	if err := p.err; err != nil {
 		p.mu.Unlock()
 		done(err)
-		return true
+		return
 	}
-	if p.size > 0 && p.size+len(value) > p.limit {
+	if p.size > 0 && p.size+n > p.limit {
 		p.propose()
 	}
 	if p.bytes {
-		p.out = append(p.out, value...)
+		p.out = append(p.out, r.Value...)
 	}
-	p.size += len(value)
+	p.size += n
 	p.dones = append(p.dones, done)
 	p.unsaid++
-	if full = p.size+len(value) > p.limit && len(p.inFlight) < p.window; full || len(p.inFlight) == 0 {
+	if p.inFlight == 0 || p.size+n > p.limit && p.hasRoom() {
 		p.propose()
 	}
 	p.mu.Unlock()
-	return full
 }
 
-// propose sends what is packed. The caller holds mu.
+// hasRoom moves next on to a shard whose window is not full: a slow shard must
+// not hold up the others. The caller holds mu.
+func (p *packer) hasRoom() bool {
+	for range p.conns {
+		if len(p.conns[p.next].inFlight) < p.window {
+			return true
+		}
+		p.next = (p.next + 1) % len(p.conns)
+	}
+	return false
+}
+
+// propose sends what is packed. The caller holds mu, and there is room.
 func (p *packer) propose() {
+	p.hasRoom()
+	l := p.conns[p.next]
+	p.next = (p.next + 1) % len(p.conns)
 	binary.LittleEndian.PutUint32(p.out, uint32(p.size))
-	p.inFlight = append(p.inFlight, p.dones)
+	l.inFlight = append(l.inFlight, p.dones)
+	p.inFlight++
 	p.dones = nil
 	if n := len(p.spare); n > 0 {
 		p.dones, p.spare = p.spare[n-1][:0], p.spare[:n-1]
 	}
 	// A failure closes the connection; run sees it and ends what is in flight.
-	if _, err := p.conn.Write(p.out); err != nil {
-		_ = p.conn.Close()
+	if _, err := l.conn.Write(p.out); err != nil {
+		_ = l.conn.Close()
 	}
 	p.out, p.size = p.out[:4], 0
 }
 
-// run reads answers until the connection ends.
-func (p *packer) run() {
-	defer close(p.ended)
-	in := bufio.NewReader(p.conn)
+// run reads a shard's answers until its connection ends.
+func (p *packer) run(l *shardConn) {
+	defer close(l.ended)
+	in := bufio.NewReader(l.conn)
 	for {
 		outcome, err := in.ReadByte()
 		if err != nil {
 			p.fail(fmt.Errorf("the connection to the raft node ended: %w", err))
 			return
 		}
-		p.answered(outcome)
+		p.answered(l, outcome)
 	}
 }
 
 // errProposal says that a proposal failed or has an unknown outcome.
 var errProposal = errors.New("the proposal failed")
 
-func (p *packer) answered(outcome byte) {
+func (p *packer) answered(l *shardConn, outcome byte) {
 	var err error
 	if outcome != answerDone {
 		err = errProposal
 	}
 	p.mu.Lock()
-	dones := p.inFlight[0]
-	p.inFlight = p.inFlight[1:]
-	if p.size > 0 && len(p.inFlight) == 0 {
+	if p.err != nil { // another connection has ended, and all that was in flight with it
+		p.mu.Unlock()
+		return
+	}
+	dones := l.inFlight[0]
+	l.inFlight = l.inFlight[1:]
+	p.inFlight--
+	if p.size > 0 && p.inFlight == 0 {
 		p.propose()
 	}
 	p.mu.Unlock()
@@ -181,26 +174,36 @@ func (p *packer) answered(outcome byte) {
 	p.mu.Unlock()
 }
 
-// fail ends everything with err, now and later.
+// fail ends everything with err, now and later: one shard less is another load.
 func (p *packer) fail(err error) {
 	p.mu.Lock()
-	left := append(p.inFlight, p.dones)
-	p.inFlight, p.dones, p.size, p.err = nil, nil, 0, err
+	if p.err != nil {
+		p.mu.Unlock()
+		return
+	}
+	left := [][]func(error){p.dones}
+	for _, l := range p.conns {
+		left = append(left, l.inFlight...)
+		l.inFlight = nil
+	}
+	p.dones, p.size, p.inFlight, p.err = nil, 0, 0, err
 	p.mu.Unlock()
+	said := 0
 	for _, dones := range left {
 		for _, done := range dones {
 			done(err)
 		}
+		said += len(dones)
 	}
 	p.mu.Lock()
-	p.unsaid = 0
+	p.unsaid -= said
 	p.room.Broadcast()
 	p.mu.Unlock()
 }
 
-// flush waits until every record had its final word. What is packed goes out by
-// itself when nothing is in flight.
-func (p *packer) flush(ctx context.Context) error {
+// Flush implements load.Sender: it waits until every record had its final word.
+// What is packed goes out by itself when nothing is in flight.
+func (p *packer) Flush(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -215,8 +218,14 @@ func (p *packer) flush(ctx context.Context) error {
 	return errors.Join(p.err, ctx.Err())
 }
 
-func (p *packer) close() error {
-	err := p.conn.Close()
-	<-p.ended
-	return err
+// Close implements load.Sender.
+func (p *packer) Close() error {
+	errs := make([]error, 0, len(p.conns))
+	for _, l := range p.conns {
+		errs = append(errs, l.conn.Close())
+	}
+	for _, l := range p.conns {
+		<-l.ended
+	}
+	return errors.Join(errs...)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -134,7 +133,7 @@ func startShard(node *raftnode.Node, c raftNodeConfig, i int) error {
 		members[m.ID] = m.Incarnation
 	}
 	return node.StartOnDisk(raftnode.Shard{ID: uint64(shardBase + i), Replica: c.ID, Members: members},
-		func(uint64, uint64) statemachine.IOnDiskStateMachine { return &appendMachine{file: file} })
+		func(uint64, uint64) statemachine.IOnDiskStateMachine { return newAppendMachine(file) })
 }
 
 // errNotLeading says that a shard has another leader than it should.
@@ -157,29 +156,3 @@ func takeLeads(node *raftnode.Node, c raftNodeConfig) error {
 	}
 	return err
 }
-
-// appendMachine writes every command to a file, one write per Update, and
-// answers nothing. It starts empty: a node is never started twice.
-type appendMachine struct {
-	file *os.File
-	buf  []byte
-}
-
-func (m *appendMachine) Open(<-chan struct{}) (uint64, error) { return 0, nil }
-
-func (m *appendMachine) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
-	m.buf = m.buf[:0]
-	for i := range entries {
-		m.buf = append(m.buf, entries[i].Cmd...)
-	}
-	_, err := m.file.Write(m.buf)
-	return entries, err
-}
-
-func (m *appendMachine) Lookup(any) (any, error)       { return nil, nil }
-func (m *appendMachine) Sync() error                   { return m.file.Sync() }
-func (m *appendMachine) PrepareSnapshot() (any, error) { return nil, nil }
-func (m *appendMachine) Close() error                  { return m.file.Close() }
-
-func (m *appendMachine) SaveSnapshot(any, io.Writer, <-chan struct{}) error   { return nil }
-func (m *appendMachine) RecoverFromSnapshot(io.Reader, <-chan struct{}) error { return nil }
