@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"logbroker/internal/recordbatch"
@@ -37,6 +38,7 @@ type Option func(*options)
 type options struct {
 	name            string
 	tls             *tls.Config
+	dial            func(network, address string) (net.Conn, error)
 	logger          *slog.Logger
 	linger          time.Duration // < 0: adaptive
 	batchBytes      int
@@ -115,6 +117,12 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l 
 
 // WithTLS makes every connection use TLS. Default: none.
 func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
+
+// WithDialer makes connections by dial, to the addresses that the cluster
+// advertises: through a proxy, say. Default: TCP.
+func WithDialer(dial func(network, address string) (net.Conn, error)) Option {
+	return func(o *options) { o.dial = dial }
+}
 
 // WithName sets the connection's name in the broker's lists. Default
 // "logbroker-producer".

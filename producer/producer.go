@@ -86,7 +86,7 @@ func New(ctx context.Context, servers []string, opts ...Option) (*Producer, erro
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c, err := client.Dial(ctx, servers, client.Options{Name: o.name, TLS: o.tls, Logger: o.logger})
+	c, err := client.Dial(ctx, servers, client.Options{Name: o.name, TLS: o.tls, Dial: o.dial, Logger: o.logger})
 	if err != nil {
 		return nil, err
 	}
