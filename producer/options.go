@@ -89,8 +89,10 @@ func (o *options) validate() error {
 // an ack comes in, the batch is full, or DefaultLingerMax has passed.
 func WithLinger(d time.Duration) Option { return func(o *options) { o.linger = max(d, 0) } }
 
-// WithBatchBytes sets the size at which a batch is sent, uncompressed. Default
-// 256 KiB. A topic's max_batch_bytes caps it.
+// WithBatchBytes sets the size at which a batch is sent, as it is expected to be
+// once compressed; how far a topic's batches shrink is learnt from those before.
+// Default 256 KiB. A topic's max_batch_bytes caps the size before compression;
+// so does the share of WithBufferBytes a batch may have.
 func WithBatchBytes(n int) Option { return func(o *options) { o.batchBytes = n } }
 
 // WithBufferBytes bounds the memory of records that are not acked yet, over all

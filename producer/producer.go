@@ -60,6 +60,8 @@ type Producer struct {
 	pools     pools
 	topics    topics
 	completer *completer
+	// open counts the open batches, of all partitions.
+	open atomic.Int32
 	// flushing counts the Flush calls under way: nothing lingers meanwhile.
 	flushing atomic.Int32
 	progress broadcaster
