@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench microbench speed groups-scale groups-history
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history
 
 all: check
 
@@ -45,21 +45,48 @@ tidy:
 
 check: build vet lint arch race tidy
 
-# The standard set, from which docs/PERFORMANCE.md is written: eight minutes on
-# two cores. Leave the machine alone meanwhile.
-bench:
-	$(GO) build -o bin/bench ./bench
-	mkdir -p bin/results
-	rm -f bin/results/*.json
+# The standard set, from which docs/PERFORMANCE.md is written, with what
+# bench-compare left: nine minutes on two cores. Leave the machine alone
+# meanwhile.
+bench: bin/bench
+	mkdir -p bin/results/standard
+	rm -f bin/results/standard/*.json
 	for size in 128 1KiB; do for load in "random none" "json zstd"; do \
 	  set -- $$load; \
 	  bin/bench produce --record-size $$size --payload $$1 --compression $$2 --duration 8s --then latency,alone,consume \
-	    --json bin/results/produce-$$size-$$1.json || exit 1; \
+	    --json bin/results/standard/produce-$$size-$$1.json || exit 1; \
 	done; done
-	bin/bench e2e --target-rate 10000 --duration 8s --json bin/results/e2e.json
-	bin/bench sweep partitions --values 6,60 --duration 8s --json bin/results/sweep-partitions.json
-	bin/bench compare --rounds 2 --compression none --json bin/results/compare.json
-	bin/bench report --markdown docs/PERFORMANCE.md --output bin/results/report.html bin/results/*.json
+	bin/bench e2e --target-rate 10000 --duration 8s --json bin/results/standard/e2e.json
+	bin/bench sweep partitions --values 6,60 --duration 6s --json bin/results/standard/sweep-partitions.json
+	bin/bench compare --rounds 2 --compression none --json bin/results/standard/compare.json
+	$(MAKE) bench-report
+
+# logbroker against JetStream, both ways, at the four loads that matter, and
+# against raw dragonboat at batches of 64 KiB, five rounds each: half an hour on
+# two cores, seven minutes a row. Every row writes its file when it is done, so
+# after an interrupt name those that are left: make bench-compare ROWS="1KiB-json raw"
+ROWS ?= 128-random 128-json 1KiB-random 1KiB-json raw
+bench-compare: bin/bench
+	mkdir -p bin/results/compare
+	for row in $(ROWS); do \
+	  case $$row in \
+	    128-random|1KiB-random) set -- --record-size $${row%-*} --payload random --compression none ;; \
+	    128-json|1KiB-json) set -- --record-size $${row%-*} --payload json --compression zstd ;; \
+	    raw) set -- --systems logbroker,raw_dragonboat --phases produce,latency --batch-size 64KiB --payload random --compression none ;; \
+	    *) echo "no row $$row"; exit 2 ;; \
+	  esac; \
+	  [ $$row = raw ] || set -- --systems logbroker,jetstream_always,jetstream_default "$$@"; \
+	  bin/bench compare "$$@" --json bin/results/compare/$$row.json || exit 1; \
+	done
+	$(MAKE) bench-report
+
+# The page, and the tables of docs/PERFORMANCE.md, from all results there are.
+bench-report: bin/bench
+	bin/bench report --markdown docs/PERFORMANCE.md --output bin/results/report.html \
+	  $(foreach row,128-random 128-json 1KiB-random 1KiB-json raw,$(wildcard bin/results/compare/$(row).json)) $(wildcard bin/results/standard/*.json)
+
+bin/bench:
+	$(GO) build -o bin/bench ./bench
 
 # The speed of the layers, each alone.
 microbench:

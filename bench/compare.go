@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -197,6 +196,9 @@ func (c *comparison) run(cmd *cobra.Command, spec load.Spec) error {
 	if err != nil {
 		return err
 	}
+	if err := c.measureCeiling(cmd, header, p.Spec); err != nil {
+		return err
+	}
 	var began time.Time
 	p.Stderr = stderr
 	p.Before = func(int, string) { began = time.Now() }
@@ -219,11 +221,7 @@ func (c *comparison) run(cmd *cobra.Command, spec load.Spec) error {
 func (c *comparison) write(cmd *cobra.Command, d *compare.Document) error {
 	// The path of a binary says nothing to a reader.
 	delete(d.Settings.Spec.Options, optionBroker)
-	err := writeFile(cmd, c.files.json, nil, func(w io.Writer, _ *load.Document) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(d)
-	})
+	err := writeFile(cmd, c.files.json, func(w io.Writer) error { return writeJSON(w, d) })
 	if c.markdown != "" {
 		err = errors.Join(err, report.UpdateMarkdown(c.markdown, []report.File{{Name: "compare", Document: *d}}))
 	}

@@ -40,6 +40,7 @@ type flags struct {
 	set       []string
 	topic     string
 	dir       string
+	ceiling   bool
 
 	files outputFiles
 }
@@ -81,6 +82,7 @@ func (f *flags) registerSystem(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.set, "set", nil, "key=value of the brokers' configuration, may be repeated")
 	fs.StringVar(&f.topic, "topic", "", "use this topic of the cluster at --server, which exists")
 	fs.StringVar(&f.dir, "dir", "", "make the data directory below this one (default: the system's place for temporary files)")
+	fs.BoolVar(&f.ceiling, "ceiling", true, "first measure for two seconds what this machine does by itself; not with --server")
 }
 
 // sizeFlag is a ByteSize as a flag.

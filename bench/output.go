@@ -29,36 +29,37 @@ func (o *outputFiles) register(fs *pflag.FlagSet) {
 	fs.StringVar(&o.hdr, "hdr", "", "write the latencies to this file, as a HdrHistogram log")
 }
 
-// write writes the files that were asked for.
-func (o *outputFiles) write(cmd *cobra.Command, d *load.Document) error {
+// write writes the files that were asked for. whole is what goes into the JSON
+// file: d, or a document that holds d and more.
+func (o *outputFiles) write(cmd *cobra.Command, d *load.Document, whole any) error {
 	return errors.Join(
-		writeFile(cmd, o.json, d, writeJSON),
-		writeFile(cmd, o.csv, d, writeCSV),
-		writeFile(cmd, o.hdr, d, writeHDR),
+		writeFile(cmd, o.json, func(w io.Writer) error { return writeJSON(w, whole) }),
+		writeFile(cmd, o.csv, func(w io.Writer) error { return writeCSV(w, d) }),
+		writeFile(cmd, o.hdr, func(w io.Writer) error { return writeHDR(w, d) }),
 	)
 }
 
-func writeFile(cmd *cobra.Command, name string, d *load.Document, write func(io.Writer, *load.Document) error) error {
+func writeFile(cmd *cobra.Command, name string, write func(io.Writer) error) error {
 	if name == "" {
 		return nil
 	}
 	if name == "-" {
-		return write(cmd.OutOrStdout(), d)
+		return write(cmd.OutOrStdout())
 	}
 	f, err := os.Create(name)
 	if err != nil {
 		return fmt.Errorf("cannot write the results: %w", err)
 	}
-	if err := errors.Join(write(f, d), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Close()); err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)
 	}
 	return nil
 }
 
-func writeJSON(w io.Writer, d *load.Document) error {
+func writeJSON(w io.Writer, document any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(d)
+	return e.Encode(document)
 }
 
 // writeCSV writes a row per sample.
@@ -123,6 +124,12 @@ func printCost(w io.Writer, r *load.Result) {
 func printMachine(w io.Writer, d *load.Document) {
 	m := d.Machine
 	fmt.Fprintf(w, "%s, %d cores, %s, load average %.2f before; commit %s\n", m.CPU, m.Cores, m.Kernel, m.LoadAverage[0], d.GitRef)
+}
+
+// printCeiling notes on stderr what no broker on this machine can exceed.
+func printCeiling(w io.Writer, c *load.Ceiling) {
+	fmt.Fprintf(w, "the machine by itself: disk %.0f MB/s, 64 KiB write and fdatasync p50 %.2f ms, zstd %.0f MB/s at %.1f:1, CRC-32C %.0f MB/s, copy %.0f MB/s, loopback %.0f MB/s\n",
+		c.DiskWriteMBPerS, c.SyncP50Ms, c.ZstdMBPerS, c.ZstdRatio, c.CRC32CMBPerS, c.CopyMBPerS, c.LoopbackMBPerS)
 }
 
 // printTurn prints Kafka's line of every phase on stdout, and what it cost on

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"logbroker/bench/ceiling"
 	"logbroker/bench/load"
 	"logbroker/bench/procs"
 	"logbroker/internal/buildinfo"
@@ -34,15 +35,33 @@ func (f *flags) runOne(cmd *cobra.Command, spec load.Spec) error {
 	d := newDocument(cmd, cmd.Name())
 	stderr := cmd.ErrOrStderr()
 	printMachine(stderr, d)
+	if err := f.measureCeiling(cmd, d, spec); err != nil {
+		return err
+	}
 	turn, err := f.runTurn(cmd, spec)
 	if turn.Interrupted && len(turn.Phases) == 0 && err == nil {
 		err = errors.New("interrupted before anything was measured")
 	}
 	if len(turn.Phases) > 0 {
 		d.Add(turn)
-		err = errors.Join(err, f.files.write(cmd, d), printTurn(cmd.OutOrStdout(), stderr, &turn), failures(&turn))
+		err = errors.Join(err, f.files.write(cmd, d, d), printTurn(cmd.OutOrStdout(), stderr, &turn), failures(&turn))
 	}
 	return err
+}
+
+// measureCeiling measures this machine by itself, for d. With --server the disk
+// that counts is another one.
+func (f *flags) measureCeiling(cmd *cobra.Command, d *load.Document, spec load.Spec) error {
+	if !f.ceiling || len(f.servers) > 0 {
+		return nil
+	}
+	c, err := ceiling.Measure(cmd.Context(), f.dir, spec)
+	if err != nil {
+		return err
+	}
+	d.Ceiling = c
+	printCeiling(cmd.ErrOrStderr(), c)
+	return nil
 }
 
 // runTurn runs spec on logbroker, in a directory that is removed at the end.

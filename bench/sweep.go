@@ -1,16 +1,22 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"logbroker/bench/compare"
 	"logbroker/bench/load"
 	"logbroker/internal/cli"
 	"logbroker/internal/units"
 )
+
+// sweepRounds is how often every point has its turn where nothing is said: one
+// round says little on a machine that others use too.
+const sweepRounds = 3
 
 // dimension is what a sweep changes from point to point.
 type dimension struct {
@@ -35,14 +41,16 @@ func newSweep() *cobra.Command {
 		commands = append(commands, newSweepOver(d))
 	}
 	sweep := cli.Group("sweep", "The same load at several points: how cost grows", commands...)
-	sweep.Long = "Run the same load at several points, each on a fresh cluster, and print a row for each: records produced per second and what\n" +
-		"they cost, latency at that rate, and records read per second."
+	sweep.Long = "Run the same load at several points in turn, A B A B …, each on a fresh cluster, and print a row for each: records produced per\n" +
+		"second and what they cost, latency at that rate, and records read per second; at last, every point against the first of the\n" +
+		"same round."
 	return sweep
 }
 
 func newSweepOver(d dimension) *cobra.Command {
 	f := &flags{}
 	var values string
+	var rounds int
 	cmd := &cobra.Command{
 		Use: d.name, Short: d.short,
 		Args: cli.Args(cobra.NoArgs),
@@ -51,11 +59,15 @@ func newSweepOver(d dimension) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.runSweep(cmd, d, points)
+			if rounds < 1 {
+				return cli.Usage("--rounds %d: use 1 or more", rounds)
+			}
+			return f.runSweep(cmd, d, points, rounds)
 		},
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&values, "values", d.values, "the points, with commas")
+	cmd.Flags().IntVar(&rounds, "rounds", sweepRounds, "how often every point has its turn")
 	return cmd
 }
 
@@ -93,39 +105,53 @@ func (f *flags) points(cmd *cobra.Command, d dimension, values []string) ([]poin
 	return points, nil
 }
 
-func (f *flags) runSweep(cmd *cobra.Command, d dimension, points []point) error {
-	doc := newDocument(cmd, "sweep "+d.name)
-	printMachine(cmd.ErrOrStderr(), doc)
-	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, sweepHead, d.name, "records/s", "MB/s", "CPU-s/M", "disk B/B", "RSS MB", "p50 ms", "p99 ms", "read/s", "read MB/s")
-	for _, p := range points {
-		turn, err := f.runTurn(cmd, p.spec)
-		if turn.Point = p.name; len(turn.Phases) > 0 {
-			doc.Add(turn)
+// runSweep takes the points in turn, A B A B …: a machine that is slow for a
+// while is slow for all of them.
+func (f *flags) runSweep(cmd *cobra.Command, d dimension, points []point, rounds int) error {
+	header := newDocument(cmd, "sweep "+d.name)
+	out, stderr := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	printMachine(stderr, header)
+	if err := f.measureCeiling(cmd, header, points[0].spec); err != nil {
+		return err
+	}
+	var turns []load.Turn
+	var err error
+	fmt.Fprintf(out, sweepHead, d.name, "round", "records/s", "MB/s", "CPU-s/M", "disk B/B", "RSS MB", "p50 ms", "p99 ms", "read/s", "read MB/s")
+	for n := 0; n < rounds*len(points) && err == nil && cmd.Context().Err() == nil; n++ {
+		p := points[n%len(points)]
+		var turn load.Turn
+		turn, err = f.runTurn(cmd, p.spec)
+		turn.Point, turn.Round = p.name, n/len(points)+1
+		if len(turn.Phases) > 0 {
+			turns = append(turns, turn)
 			printRow(out, &turn)
 		}
 		if err == nil {
 			err = failures(&turn)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		if turn.Interrupted {
-			break
+			err = fmt.Errorf("%s, round %d: %w", p.name, turn.Round, err)
 		}
 	}
-	return f.files.write(cmd, doc)
+	if len(turns) == 0 {
+		return err
+	}
+	doc := compare.SummarizeSweep(*header, turns)
+	if len(points) > 1 || rounds > 1 {
+		err = errors.Join(err, doc.PrintRatios(out))
+	}
+	return errors.Join(err, f.files.write(cmd, &doc.Document, &doc))
 }
 
 const (
-	sweepHead = "%-12s %12s %9s %9s %9s %8s %8s %9s %12s %10s\n"
-	sweepRow  = "%-12s %12.0f %9.1f %9.2f %9.2f %8.0f %8.2f %9.2f"
+	sweepHead = "%-12s %5s %12s %9s %9s %9s %8s %8s %9s %12s %10s\n"
+	sweepRow  = "%-12s %5d %12.0f %9.1f %9.2f %9.2f %8.0f %8.2f %9.2f"
 )
 
 func printRow(w io.Writer, t *load.Turn) {
 	_, value, _ := strings.Cut(t.Point, "=")
 	r := t.Phases[0]
-	fmt.Fprintf(w, sweepRow, value, r.RecordsPerS, r.MBPerS, r.CPUSPerMillion, r.DiskBytesPerByte, float64(r.RSSBytesMax)/1e6, r.P50Ms, r.P99Ms)
+	fmt.Fprintf(w, sweepRow, value, t.Round, r.RecordsPerS, r.MBPerS, r.CPUSPerMillion, r.DiskBytesPerByte, float64(r.RSSBytesMax)/1e6, r.P50Ms, r.P99Ms)
 	if len(t.Phases) > 1 {
 		fmt.Fprintf(w, " %12.0f %10.1f", t.Phases[1].RecordsPerS, t.Phases[1].MBPerS)
 	}

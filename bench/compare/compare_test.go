@@ -252,14 +252,38 @@ func TestTablesShowMediansSpreadAndEveryRound(t *testing.T) {
 		}
 		return ""
 	}
-	if got := find(tables.Figures, "a"); !strings.HasPrefix(got, "a|200|–|") {
+	if got := find(tables.Figures, "a"); got != "a|200" {
 		t.Errorf("figures %s", got)
 	}
-	if got := find(tables.Ratios, "b"); !strings.HasPrefix(got, "b|4.00 (2.00 … 6.00)|–|") || !strings.HasSuffix(got, "|2.00 4.00 6.00") {
+	if got := find(tables.Ratios, "b"); got != "b|4.00 (2.00 … 6.00)|2.00 4.00 6.00" {
 		t.Errorf("ratios %s", got)
 	}
 	if len(tables.Rounds) != 7 {
 		t.Errorf("%d rows of rounds, want a heading and 6", len(tables.Rounds))
+	}
+}
+
+func TestASweepSetsEveryPointAgainstTheFirstOfTheSameRound(t *testing.T) {
+	var turns []load.Turn
+	for round, rates := range [][]float64{{100, 80}, {200, 100}, {50, 45}} {
+		for i, point := range []string{"partitions=6", "partitions=60"} {
+			turns = append(turns, load.Turn{
+				Point: point, Round: round + 1, Spec: load.Spec{Phases: []string{load.PhaseProduce}},
+				Phases: []load.Result{{Phase: load.PhaseProduce, Records: 1, RecordsPerS: rates[i]}},
+			})
+		}
+	}
+	d := SummarizeSweep(load.Document{Format: load.DocumentFormat}, turns)
+	if r := d.Ratios["partitions=60"]; value(r.Median) != 0.8 || value(r.Min) != 0.5 || value(r.Max) != 0.9 || len(d.Ratios) != 1 || len(d.Turns) != 6 {
+		t.Errorf("ratios %+v", d.Ratios)
+	}
+	var out bytes.Buffer
+	if err := d.Print(&out); err != nil || !strings.Contains(out.String(), "against partitions=6") || !strings.Contains(out.String(), "0.800 0.500 0.900") {
+		t.Errorf("%v:\n%s", err, out.String())
+	}
+	turns[3].Interrupted = true
+	if d = SummarizeSweep(load.Document{}, turns[:4]); d.Ratios["partitions=60"].FailedRounds != 1 || value(d.Ratios["partitions=60"].Median) != 0.8 {
+		t.Errorf("an interrupted turn counts: %+v", d.Ratios)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -20,10 +21,17 @@ type Tables struct {
 	Notes []string
 }
 
+// metrics are the figures that a row has at least.
+func (d *Document) metrics() []Metric {
+	return slices.DeleteFunc(Metrics(), func(m Metric) bool {
+		return !slices.ContainsFunc(d.Rounds, func(r Row) bool { return m.Of(&r) != nil })
+	})
+}
+
 // ratioMetrics are the figures whose ratios are shown.
-func ratioMetrics() []Metric {
+func (d *Document) ratioMetrics() []Metric {
 	var shown []Metric
-	for _, m := range Metrics() {
+	for _, m := range d.metrics() {
 		switch m.Name {
 		case "records_per_s", "cpu_s_per_million", "p99_ms", "alone_p99_ms", "consume_records_per_s":
 			shown = append(shown, m)
@@ -37,15 +45,23 @@ func (d *Document) Tables() Tables {
 	return Tables{Figures: d.figures(), Ratios: d.ratios(), Rounds: d.rounds(), Notes: d.notes()}
 }
 
+// what a row is named by.
+func (d *Document) what() string {
+	if d.Sweeps() {
+		return "point"
+	}
+	return "system"
+}
+
 func (d *Document) figures() [][]string {
-	head := []string{"system"}
-	for _, m := range Metrics() {
+	head := []string{d.what()}
+	for _, m := range d.metrics() {
 		head = append(head, m.Title)
 	}
 	table := [][]string{head}
 	for _, system := range d.Systems() {
 		row := []string{system}
-		for _, m := range Metrics() {
+		for _, m := range d.metrics() {
 			row = append(row, number(d.Of(system, m).Median))
 		}
 		table = append(table, row)
@@ -55,7 +71,10 @@ func (d *Document) figures() [][]string {
 
 func (d *Document) ratios() [][]string {
 	head := []string{d.Settings.Subject + " against"}
-	for _, m := range ratioMetrics() {
+	if d.Sweeps() {
+		head[0] = "against " + d.Settings.Subject
+	}
+	for _, m := range d.ratioMetrics() {
 		head = append(head, m.Title)
 	}
 	table := [][]string{append(head, "records/s per round")}
@@ -65,7 +84,7 @@ func (d *Document) ratios() [][]string {
 			continue
 		}
 		row := []string{system}
-		for _, m := range ratioMetrics() {
+		for _, m := range d.ratioMetrics() {
 			row = append(row, ratio.Others[m.Name].String())
 		}
 		var each []string
@@ -78,15 +97,15 @@ func (d *Document) ratios() [][]string {
 }
 
 func (d *Document) rounds() [][]string {
-	head := []string{"round", "system"}
-	for _, m := range Metrics() {
+	head := []string{"round", d.what()}
+	for _, m := range d.metrics() {
 		head = append(head, m.Title)
 	}
 	table := [][]string{append(head, "errors", "load average")}
 	for i := range d.Rounds {
 		r := &d.Rounds[i]
 		row := []string{fmt.Sprint(r.Round), r.System}
-		for _, m := range Metrics() {
+		for _, m := range d.metrics() {
 			cell := number(m.Of(r))
 			if r.Failed != "" {
 				cell = "failed"
@@ -156,17 +175,39 @@ func number(v *float64) string {
 	return fmt.Sprintf("%.3f", *v)
 }
 
+func (d *Document) figuresTitle() string {
+	title := fmt.Sprintf("medians of %d rounds", d.Settings.Rounds)
+	if !d.Sweeps() {
+		title += fmt.Sprintf("; p50, p99, p99.9 at %g of each one's own records/s, alone = one record at a time", d.Settings.Spec.LatencyShare)
+	}
+	return title
+}
+
 // Print writes the tables for a terminal.
 func (d *Document) Print(w io.Writer) error {
 	t := d.Tables()
-	parts := []struct {
-		title string
-		table [][]string
-	}{
-		{"every turn", t.Rounds},
-		{fmt.Sprintf("medians of %d rounds; p50, p99, p99.9 at %g of each one's own records/s, alone = one record at a time", d.Settings.Rounds, d.Settings.Spec.LatencyShare), t.Figures},
-		{"ratios of the same round: median (least … greatest)", t.Ratios},
+	err := printTables(w, titled{"every turn", t.Rounds}, titled{d.figuresTitle(), t.Figures}, titled{ratiosTitle, t.Ratios})
+	for _, note := range t.Notes {
+		if err == nil {
+			_, err = fmt.Fprintln(w, note)
+		}
 	}
+	return err
+}
+
+// PrintRatios writes the ratios alone.
+func (d *Document) PrintRatios(w io.Writer) error {
+	return printTables(w, titled{ratiosTitle, d.ratios()})
+}
+
+const ratiosTitle = "ratios of the same round: median (least … greatest)"
+
+type titled struct {
+	title string
+	table [][]string
+}
+
+func printTables(w io.Writer, parts ...titled) error {
 	for _, part := range parts {
 		if _, err := fmt.Fprintf(w, "\n%s\n", part.title); err != nil {
 			return err
@@ -176,11 +217,6 @@ func (d *Document) Print(w io.Writer) error {
 			fmt.Fprintln(columns, strings.Join(row, "\t"))
 		}
 		if err := columns.Flush(); err != nil {
-			return err
-		}
-	}
-	for _, note := range t.Notes {
-		if _, err := fmt.Fprintln(w, note); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,8 @@ type Document struct {
 	GitRef  string        `json:"git_ref"` // commit, with -dirty where the checkout was changed
 	Version string        `json:"version"`
 	Machine procs.Machine `json:"machine"`
+	// Ceiling is nil where the brokers are on other machines.
+	Ceiling *Ceiling `json:"ceiling,omitempty"`
 
 	// Of the last turn, and sums over all of them.
 	Replicas   int     `json:"replicas"`
@@ -26,7 +28,7 @@ type Document struct {
 	CPUSeconds float64 `json:"cpu_s"`      // of the brokers, warm-ups cut off
 	DiskBytes  int64   `json:"disk_bytes"` // of the brokers, warm-ups cut off
 
-	Turns []Turn `json:"turns"` // one, or one per point of a sweep
+	Turns []Turn `json:"turns"` // one, or one per point and round of a sweep
 }
 
 // Add adds a turn and updates the sums.
@@ -43,6 +45,7 @@ func (d *Document) Add(t Turn) {
 type Turn struct {
 	System      string            `json:"system"`
 	Point       string            `json:"point,omitempty"` // of a sweep, e.g. "partitions=60"
+	Round       int               `json:"round,omitempty"` // of a sweep, from 1
 	Spec        Spec              `json:"spec"`
 	Settings    map[string]string `json:"settings"`
 	Replicas    int               `json:"replicas"`   // of each partition, as they are

@@ -122,7 +122,7 @@ func percentiles(s series, name string) (x, y []float64, err error) {
 // barCharts draw the figures side by side: of a comparison its medians with
 // least and greatest, else what the turns measured.
 func (f *File) barCharts() []chart {
-	if f.compares() {
+	if f.hasRounds() {
 		return f.comparedBars()
 	}
 	var charts []chart

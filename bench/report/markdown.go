@@ -25,12 +25,19 @@ const (
 // they mean.
 func Markdown(files []File) string {
 	var b strings.Builder
+	if rows := summaryRows(files); len(rows) > 1 {
+		b.WriteString("## Summary of the comparisons\n\nlogbroker's figure divided by the other's in the same round: median (least … greatest), then every round.\n\n")
+		writeTable(&b, rows)
+	}
 	for i := range files {
 		f := &files[i]
 		fmt.Fprintf(&b, "## %s\n\n", f.work())
 		fmt.Fprintf(&b, "```\n%s\n```\n\n", f.commandLine())
 		fmt.Fprintf(&b, "%s, commit `%s`, on %s.\n\n", f.At.UTC().Format(time.DateTime+" UTC"), f.GitRef, f.machine())
-		if f.compares() {
+		if c := f.Ceiling; c != nil {
+			fmt.Fprintf(&b, "%s\n\n", ceilingLine(c))
+		}
+		if f.hasRounds() {
 			t := f.Tables()
 			fmt.Fprintf(&b, "Ratios of the same round, median (least … greatest) of %d rounds:\n\n", f.Settings.Rounds)
 			writeTable(&b, t.Ratios)
@@ -98,6 +105,7 @@ func columnMeanings() [][]string {
 		rows = append(rows, []string{m.Title, m.Meaning})
 	}
 	return append(rows,
+		[]string{"the machine by itself", "measured just before the first turn, a few tenths of a second each: what no broker on it can exceed"},
 		[]string{"phase", "produce: sent as fast as it goes, or at the target rate; consume: all of it read from the start; e2e: produced to delivered at a consumer group"},
 		[]string{"errors", "records that failed or have an unknown outcome"})
 }

@@ -65,16 +65,22 @@ func newSection(f *File, id string) (section, error) {
 		ID: id, Title: f.Name + ": bench " + f.Command, Work: f.work(), Command: f.commandLine(), Machine: f.machine(),
 		Commit: f.GitRef, At: f.At.UTC().Format(time.RFC3339), Settings: f.settings(),
 	}
-	if f.compares() {
+	if f.hasRounds() {
 		t := f.Tables()
 		s.Tables = []table{
-			newTable(fmt.Sprintf("Medians of %d rounds", f.Settings.Rounds), t.Figures),
 			newTable("Ratios of the same round: median (least … greatest)", t.Ratios),
-			newTable("Every turn", t.Rounds),
+			newTable(fmt.Sprintf("Medians of %d rounds", f.Settings.Rounds), t.Figures),
+		}
+		if f.compares() {
+			s.Tables = append(s.Tables, newTable("Every turn", t.Rounds))
 		}
 		s.Notes = t.Notes
-	} else {
-		s.Tables = []table{newTable("Results", resultRows(f))}
+	}
+	if !f.compares() {
+		s.Tables = append(s.Tables, newTable("Results", resultRows(f)))
+	}
+	if c := f.Ceiling; c != nil {
+		s.Tables = append(s.Tables, newTable("What the machine does by itself, measured before", ceilingRows(c)))
 	}
 	s.Charts = append(f.barCharts(), f.throughputCharts()...)
 	latencies, err := f.latencyCharts()
@@ -119,6 +125,9 @@ func resultRows(f *File) [][]string {
 		name := t.System
 		if t.Point != "" {
 			name = t.Point
+		}
+		if f.hasRounds() && t.Round > 0 {
+			name += fmt.Sprintf(", round %d", t.Round)
 		}
 		for j := range t.Phases {
 			rows = append(rows, append([]string{name}, resultCells(&t.Phases[j])...))

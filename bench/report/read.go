@@ -38,6 +38,10 @@ func Read(path string) (File, error) {
 
 func (f *File) compares() bool { return f.Format == compare.DocumentFormat }
 
+// hasRounds reports whether the file sets turns against each other: a comparison,
+// or a sweep.
+func (f *File) hasRounds() bool { return len(f.Rounds) > 0 }
+
 // commandLine is the command line that wrote the file, without what is of no
 // matter to its figures: where files go.
 func (f *File) commandLine() string {
@@ -90,7 +94,7 @@ type series struct {
 func (f *File) series() []series {
 	var all []series
 	at := make(map[string]int)
-	if f.compares() { // a system keeps its colour, also when its first turn failed
+	if f.hasRounds() { // a system keeps its colour, also when its first turn failed
 		for i, system := range f.Systems() {
 			at[system], all = i, append(all, series{name: system})
 		}

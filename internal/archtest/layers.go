@@ -94,10 +94,11 @@ func Layers() map[string]Rule {
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"bench": {
-			Own:   []string{"bench/load", "bench/procs", "bench/compare", "bench/report", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
+			Own:   []string{"bench/load", "bench/procs", "bench/ceiling", "bench/compare", "bench/report", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
 			Third: []string{cobra, "github.com/spf13/pflag", hdrHistogram}, Never: neverInClients,
 		},
 		"bench/procs":      {Never: neverInLoad},
+		"bench/ceiling":    {Own: []string{"bench/load"}, Third: []string{"github.com/klauspost/compress"}, Never: neverInLoad},
 		"bench/compare":    {Own: []string{"bench/load", "bench/procs"}, Never: neverInLoad},
 		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
