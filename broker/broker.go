@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -35,8 +37,6 @@ type Options struct {
 	// FreeBytes says how many bytes are free on dir's disk; nil asks the
 	// operating system. It is for tests.
 	FreeBytes func(dir string) (uint64, error)
-	// Under is what the node stands on where that is not the machine's.
-	Under Under
 }
 
 // Info says where a running node is.
@@ -45,7 +45,6 @@ type Info struct {
 	ClientURL string
 	HTTPURL   string
 	RaftAddr  string
-	RouteAddr string
 	DataDir   string
 }
 
@@ -53,7 +52,6 @@ type Info struct {
 type Broker struct {
 	config  config.Config
 	logger  *slog.Logger
-	under   Under
 	certs   certificates
 	dirs    directories
 	metrics *metrics.Broker
@@ -93,7 +91,7 @@ type Broker struct {
 // error is one line that says what is wrong with the configuration, a directory
 // or a port.
 func New(o Options) (*Broker, error) {
-	b := &Broker{config: o.Config, logger: o.Logger, under: o.Under, metrics: metrics.New(), leaders: metadata.NewLeaders()}
+	b := &Broker{config: o.Config, logger: o.Logger, metrics: metrics.New(), leaders: metadata.NewLeaders()}
 	b.notReady("starting")
 	var err error
 	if b.certs, err = loadCertificates(o.Config.TLS); err != nil {
@@ -102,14 +100,10 @@ func New(o Options) (*Broker, error) {
 	if err := b.probePorts(); err != nil {
 		return nil, err
 	}
-	fs := storage.OS()
-	if o.Under.FS != nil {
-		fs = o.Under.FS
-	}
-	if b.dirs, err = openDirectories(o.Config, fs); err != nil {
+	if b.dirs, err = openDirectories(o.Config); err != nil {
 		return nil, err
 	}
-	ids, err := openIdentity(b.dirs, o.Config.Cluster.Name, o.Config.Cluster.NodeID)
+	ids, err := openIdentity(b.dirs.data, b.dirs.raft, o.Config.Cluster.Name, o.Config.Cluster.NodeID)
 	if err != nil {
 		return nil, errors.Join(err, b.dirs.close())
 	}
@@ -123,7 +117,7 @@ func New(o Options) (*Broker, error) {
 	b.addresses = newAddresses(ids.id.Founders)
 	b.founding = &founding{transport: b.endpoint, logger: o.Logger, ids: ids, addresses: b.addresses}
 	b.SetFounders(o.Config.Cluster.Founders)
-	b.disk = newDiskReserve(b.dirs.onDisk(), uint64(o.Config.Storage.MinFreeBytes), o.Logger)
+	b.disk = newDiskReserve([]string{b.dirs.data, b.dirs.raft}, uint64(o.Config.Storage.MinFreeBytes), o.Logger)
 	if o.FreeBytes != nil {
 		b.disk.free = o.FreeBytes
 	}
@@ -145,7 +139,7 @@ func (b *Broker) Info() Info {
 	if b.certs.client != nil {
 		scheme = "https://"
 	}
-	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), RouteAddr: b.nats.RouteAddr(), DataDir: b.dirs.data}
+	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), DataDir: b.dirs.data}
 }
 
 // Start starts the parts in order and returns when the node is ready: it
@@ -240,10 +234,11 @@ func (b *Broker) startRaft() (err error) {
 	id := b.founding.identity()
 	b.store = metadata.NewStore(metadata.Options{Logger: b.logger})
 	b.raft, err = raftnode.Open(b.endpoint, raftnode.Options{
-		Dir: b.dirs.raft, FS: b.dirs.fs, Transport: b.under.Raft, Advertise: b.RaftAddr(), NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
+		Dir: b.dirs.raft, NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
 		RTT: b.config.Raft.RTT, ElectionRTT: b.config.Raft.ElectionRTT, HeartbeatRTT: b.config.Raft.HeartbeatRTT,
 		MaxInFlightBytes: int64(b.config.Raft.MaxInFlightBytes), Resolve: b.addresses.resolve,
 		Logger: b.logger, RaftLevel: level(b.config.Log.RaftLevel), OnLeader: b.onLeader,
+		OnSnapshot: b.onSnapshot,
 	})
 	return err
 }
@@ -264,19 +259,21 @@ func (b *Broker) startServing() error {
 		ClientListen: b.config.Client.Listen, RouteListen: b.config.NATSCluster.Listen, AdvertiseHost: b.config.Cluster.AdvertiseHost,
 		ClientTLS: b.certs.client, RouteTLS: b.certs.route, MaxBatchBytes: int(b.config.Client.MaxBatchBytes),
 		Logger: b.logger, NATSLevel: level(b.config.Log.NATSLevel),
-		Leaderless: b.leaderless, RouteAdvertise: b.under.Route,
+		Leaderless: b.leaderless,
 	})
 	b.host = partitions.NewHost(partitions.Options{
-		Node: b.raft, FS: b.dirs.fs, Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
+		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
 		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
+		Stream: b.stream, CatchUpBytesPerSecond: int64(b.config.Storage.CatchUpBytesPerSecond),
+		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven,
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
 		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
-		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },
-		NoDeduplication: b.under.NoDeduplication,
+		OnDamage: func(partitions.Damage) { b.metrics.DamageFound() },
 	})
 	b.hostUp.Store(b.host)
+	b.endpoint.HandleStream(b.host.ServeStream)
 	b.disk.start(b.nats.SetDiskLow)
 	b.groups = b.newGroups()
 	b.groupsUp.Store(b.groups)
@@ -367,6 +364,28 @@ func (b *Broker) onLeadership(l partitions.Leadership) {
 	b.balancer.Nudge()
 }
 
+// onSnapshot takes Raft's news that a replica here is about to get a snapshot. A
+// partition's lists segments, which are fetched before.
+func (b *Broker) onSnapshot(ctx context.Context, o raftnode.SnapshotOffer) error {
+	if host := b.hostUp.Load(); host != nil && o.Shard >= metadata.FirstPartitionShard {
+		return host.Prefetch(ctx, o.Shard, o.Replica)
+	}
+	return nil
+}
+
+// stream asks the host of another node for segments.
+func (b *Broker) stream(ctx context.Context, node uint64, request []byte) (io.ReadCloser, error) {
+	n, ok := b.store.Image().Node(node)
+	if !ok {
+		return nil, fmt.Errorf("node %d is not registered", node)
+	}
+	addr, ok := b.addresses.resolve(n.Incarnation)
+	if !ok {
+		return nil, fmt.Errorf("the Raft address of node %d is not known", node)
+	}
+	return b.endpoint.Stream(ctx, addr, request)
+}
+
 // leaderless reports whether a replica of shard runs here and neither it nor
 // the leaders table knows a leader.
 func (b *Broker) leaderless(shard uint64) bool {
@@ -410,4 +429,42 @@ func (b *Broker) probePorts() error {
 		}
 	}
 	return nil
+}
+
+// directories are the node's two directories, locked.
+type directories struct {
+	data, raft string
+	locks      []*storage.DirLock
+}
+
+func openDirectories(c config.Config) (directories, error) {
+	d := directories{data: c.Storage.DataDir, raft: c.Storage.RaftDir}
+	if d.raft == "" {
+		d.raft = filepath.Join(d.data, "raft")
+	}
+	for _, dir := range []*string{&d.data, &d.raft} {
+		absolute, err := filepath.Abs(*dir)
+		if err != nil {
+			return d, errors.Join(fmt.Errorf("directory %s: %w", *dir, err), d.close())
+		}
+		*dir = absolute
+		if err := os.MkdirAll(absolute, 0o755); err != nil {
+			return d, errors.Join(fmt.Errorf("cannot make directory %s: %w", absolute, err), d.close())
+		}
+		lock, err := storage.LockDir(absolute)
+		if err != nil {
+			return d, errors.Join(err, d.close())
+		}
+		d.locks = append(d.locks, lock)
+	}
+	return d, nil
+}
+
+func (d *directories) close() error {
+	var errs []error
+	for _, lock := range d.locks {
+		errs = append(errs, lock.Close())
+	}
+	d.locks = nil
+	return errors.Join(errs...)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,7 +58,7 @@ func (w *wire) node(t *testing.T, id uint64, addr, dir string, addrs ...string) 
 	if err := os.MkdirAll(raft, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ids, err := openIdentity(directories{fs: storage.OS(), data: dir, raft: raft}, "test", id)
+	ids, err := openIdentity(dir, raft, "test", id)
 	if err != nil {
 		t.Fatal(err)
 	}

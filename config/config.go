@@ -49,6 +49,7 @@ type Storage struct {
 	RetentionCheckInterval time.Duration `mapstructure:"retention_check_interval" doc:"How often retention is looked at."`
 	ScrubInterval          time.Duration `mapstructure:"scrub_interval" doc:"How often everything stored is read again to find damage; 0s never."`
 	ScrubBytesPerSecond    ByteSize      `mapstructure:"scrub_bytes_per_second" doc:"How fast it is read; 0 as fast as the disk."`
+	CatchUpBytesPerSecond  ByteSize      `mapstructure:"catch_up_bytes_per_second" doc:"How fast replicas that lack segments are given them, and fetch them; 0 as fast as can be, else at least 1MiB."`
 }
 
 // Client is the client port.
@@ -147,7 +148,7 @@ func Default() Config {
 	const week = 168 * time.Hour
 	return Config{
 		Cluster:       Cluster{Name: "logbroker", NodeID: 1, Founders: []string{}, Seeds: []string{}},
-		Storage:       Storage{DataDir: "./logbroker-data", SegmentBytes: 256 * MiB, SegmentAge: week, IndexIntervalBytes: 4 * KiB, MinFreeBytes: GiB, RetentionCheckInterval: time.Minute, ScrubInterval: 24 * time.Hour, ScrubBytesPerSecond: 16 * MiB},
+		Storage:       Storage{DataDir: "./logbroker-data", SegmentBytes: 256 * MiB, SegmentAge: week, IndexIntervalBytes: 4 * KiB, MinFreeBytes: GiB, RetentionCheckInterval: time.Minute, ScrubInterval: 24 * time.Hour, ScrubBytesPerSecond: 16 * MiB, CatchUpBytesPerSecond: 64 * MiB},
 		Client:        Client{Listen: "127.0.0.1:4222", MaxBatchBytes: MiB, ExternalURLs: []string{}},
 		NATSCluster:   NATSCluster{Listen: "127.0.0.1:6222"},
 		Kafka:         Kafka{Listen: "127.0.0.1:9092"},

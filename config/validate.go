@@ -99,6 +99,7 @@ func (c Config) validateStorage(v *validator) {
 	v.check(s.MinFreeBytes >= 0, "storage.min_free_bytes", "is negative")
 	v.check(s.RetentionCheckInterval >= 100*time.Millisecond, "storage.retention_check_interval", "is %s; use at least 100ms", s.RetentionCheckInterval)
 	v.check(s.ScrubInterval == 0 || s.ScrubInterval >= 100*time.Millisecond, "storage.scrub_interval", "is %s; use at least 100ms, or 0s for never", s.ScrubInterval)
+	v.check(s.CatchUpBytesPerSecond == 0 || s.CatchUpBytesPerSecond >= MiB, "storage.catch_up_bytes_per_second", "is less than 1MiB; use more, or 0 for no bound")
 	v.check(s.ScrubBytesPerSecond >= 0, "storage.scrub_bytes_per_second", "is negative")
 	v.check(c.Shutdown.DrainTimeout > 0, "shutdown.drain_timeout", "is %s; use more than 0s", c.Shutdown.DrainTimeout)
 }

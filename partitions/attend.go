@@ -168,6 +168,9 @@ func (a *attendants) retain(all func() []*Partition) {
 		for _, p := range all() {
 			p.wantSnapshot()
 			p.wantSpace()
+			if p.machine != nil {
+				p.catchUp.tidy()
+			}
 			proposed = append(proposed, p.retain()...)
 		}
 		for _, w := range proposed {

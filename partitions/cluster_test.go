@@ -1,7 +1,10 @@
 package partitions
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,6 +95,9 @@ func (c *cluster) up(n *node) {
 		RTT: 10 * time.Millisecond, ElectionRTT: 20, HeartbeatRTT: 2,
 		Resolve:  c.addr,
 		OnLeader: func(e raftnode.LeaderEvent) { host.Load().LeaderEvent(e) },
+		OnSnapshot: func(ctx context.Context, o raftnode.SnapshotOffer) error {
+			return host.Load().Prefetch(ctx, o.Shard, o.Replica)
+		},
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -99,12 +105,22 @@ func (c *cluster) up(n *node) {
 	if err := n.fs.MkdirAll("/partitions", 0o755); err != nil {
 		c.t.Fatal(err)
 	}
-	o := Options{Node: n.raft, FS: n.fs, Dir: "/partitions", NodeID: n.id, ProposeTimeout: time.Second}
+	o := Options{
+		Node: n.raft, FS: n.fs, Dir: "/partitions", NodeID: n.id, ProposeTimeout: time.Second,
+		Stream: func(ctx context.Context, node uint64, request []byte) (io.ReadCloser, error) {
+			addr, ok := c.addr(c.nodes[node-1].incarnation)
+			if !ok {
+				return nil, errors.New("the node is down")
+			}
+			return n.endpoint.Stream(ctx, addr, request)
+		},
+	}
 	if c.change != nil {
 		c.change(&o)
 	}
 	n.host = NewHost(o)
 	host.Store(n.host)
+	n.endpoint.HandleStream(n.host.ServeStream)
 }
 
 func (c *cluster) down(n *node) {

@@ -23,6 +23,7 @@ const removeTimeout = 30 * time.Second
 type Host struct {
 	options    Options
 	attendants *attendants
+	transfers  *transfers
 
 	// mu guards the fields below. It is not held while a replica starts or stops.
 	mu       sync.RWMutex
@@ -42,6 +43,7 @@ type replica struct {
 // interrupted.
 func NewHost(o Options) *Host {
 	h := &Host{options: o.withDefaults(), replicas: make(map[uint64]*replica), busy: make(map[uint64]bool)}
+	h.transfers = newTransfers(h.options.CatchUpBytesPerSecond)
 	h.attendants = newAttendants(&h.options, h.All)
 	h.sweep()
 	return h
@@ -61,6 +63,7 @@ func (h *Host) Start(s Spec) error {
 	}
 	defer h.release(s.Shard)
 	p := newPartition(s, &h.options, nodeRaft{h.options.Node}, h.attendants)
+	p.dir, p.transfers = h.directory(s), h.transfers
 	machine, err := h.prepare(p)
 	if errors.Is(err, ErrQuarantined) {
 		p.state, p.failed = StateQuarantined, err // nobody else has p yet

@@ -1,7 +1,9 @@
 package partitions
 
 import (
+	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -34,6 +36,9 @@ var (
 	// it holds somebody else's data.
 	ErrLeftovers = errors.New("partitions: directory of a new replica is not empty; move it away")
 )
+
+// errNoPeers is what Options.Stream says by default.
+var errNoPeers = errors.New("partitions: no way to other nodes")
 
 // Options configures a Host. Node, FS and Dir have no default.
 type Options struct {
@@ -84,12 +89,18 @@ type Options struct {
 	// not yet answered. Defaults 128 requests and 16 MiB.
 	InFlightMax      int
 	InFlightBytesMax int64
+	// Stream sends a request to a node's Host.ServeStream and returns the answer;
+	// see raftnode.Endpoint.Stream. Default: no node can be reached.
+	Stream func(ctx context.Context, node uint64, request []byte) (io.ReadCloser, error)
+	// CatchUpBytesPerSecond bounds what the node gives to replicas elsewhere that
+	// lack segments, and what its own replicas take. ≤ 0 = no bound.
+	CatchUpBytesPerSecond int64
+	// OnFetched and OnGiven count the bytes of segments that came from and went to
+	// other nodes.
+	OnFetched, OnGiven func(bytes int)
 	// SnapshotBytes is how many bytes a replica applies between two Raft
 	// snapshots (which is what compacts its Raft log). Default 32 MiB.
 	SnapshotBytes int64
-	// NoDeduplication stores every retry again. For tests of those who check that
-	// it does not happen.
-	NoDeduplication bool
 }
 
 // withDefaults returns o with the defaults filled in.
@@ -128,6 +139,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnLeadership == nil {
 		o.OnLeadership = func(Leadership) {}
+	}
+	if o.OnFetched == nil {
+		o.OnFetched = func(int) {}
+	}
+	if o.OnGiven == nil {
+		o.OnGiven = func(int) {}
+	}
+	if o.Stream == nil {
+		o.Stream = func(context.Context, uint64, []byte) (io.ReadCloser, error) { return nil, errNoPeers }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

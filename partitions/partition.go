@@ -2,6 +2,8 @@ package partitions
 
 import (
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,13 @@ type Partition struct {
 	waiters waiters
 	// host is told what needs one of the Host's goroutines.
 	host attendant
+	// dir is the replica's directory.
+	dir string
+	// transfers is the Host's, leases what is kept here for peers, catchUp fetches
+	// from them.
+	transfers *transfers
+	leases    leases
+	catchUp   catchUp
 
 	// wake has capacity 1 and stirs the leadership goroutine.
 	wake chan struct{}
@@ -88,8 +97,10 @@ func newPartition(s Spec, o *Options, r raft, a attendant) *Partition {
 		state:         StateStarting,
 		config:        s.Config,
 		leaderChanged: make(chan struct{}),
+		transfers:     newTransfers(0),
 	}
 	p.queued.L = &p.mu
+	p.catchUp.p = p
 	return p
 }
 
@@ -121,11 +132,13 @@ func (p *Partition) refuse(state string, why error) {
 // ended every proposal, or be about to.
 func (p *Partition) finish() {
 	close(p.stopping)
+	p.catchUp.endPrefetch()
 	p.mu.Lock()
 	p.queued.Broadcast()
 	p.mu.Unlock()
 	p.goroutines.Wait()
 	p.waiters.wakeAll()
+	p.leases.endAll()
 }
 
 // stir wakes the leadership goroutine.
@@ -175,6 +188,32 @@ func (p *Partition) follows() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.leader != 0 && p.leader != p.spec.Replica
+}
+
+// nodeOf returns the node of a replica, 0 where it is not known.
+func (p *Partition) nodeOf(replica uint64) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spec.Nodes[replica]
+}
+
+// otherNodes returns the nodes of the other replicas, by replica id.
+func (p *Partition) otherNodes() []uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var nodes []uint64
+	for _, replica := range slices.Sorted(maps.Keys(p.spec.Nodes)) {
+		if node := p.spec.Nodes[replica]; node != p.options.NodeID {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
+}
+
+// beyondRepair has the replica quarantined: it can never be complete again under
+// its id.
+func (p *Partition) beyondRepair(why error) {
+	p.logger.Error("replica cannot be completed", "err", why)
 }
 
 // Leader returns where the leader is believed to be.

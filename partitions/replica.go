@@ -125,8 +125,7 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 		FSM: fsm.New(fsm.Options{
 			FS: h.options.FS, Dir: dir, ShardID: p.spec.Shard, ReplicaID: p.spec.Replica,
 			IndexIntervalBytes: h.options.IndexIntervalBytes, Logger: h.options.Logger, Observer: p, Unread: p.follows,
-			TimeSync:        h.options.timeSync,
-			NoDeduplication: h.options.NoDeduplication,
+			TimeSync: h.options.timeSync, Fetcher: &p.catchUp,
 		}),
 		closed: make(chan struct{}),
 	}

@@ -17,7 +17,6 @@ type partition struct {
 	index   int32
 	subject string
 	sticky  *sticky
-	ratio   *ratio // of the topic's batches
 	// bytesMax is the topic's max_batch_bytes.
 	bytesMax atomic.Int64
 	wake     chan struct{} // holds at most one token
@@ -53,10 +52,9 @@ type event struct {
 	moved bool
 }
 
-func newPartition(p *Producer, t *topic, index int32) *partition {
-	meta := t.meta
+func newPartition(p *Producer, meta *protocol.TopicMetadata, index int32, s *sticky) *partition {
 	q := &partition{
-		p: p, topic: meta.Name, topicID: meta.ID, index: index, sticky: t.sticky, ratio: t.ratio,
+		p: p, topic: meta.Name, topicID: meta.ID, index: index, sticky: s,
 		subject: protocol.ProduceSubject(meta.Name, index),
 		wake:    make(chan struct{}, 1),
 	}
@@ -72,9 +70,12 @@ func (q *partition) poke() {
 	}
 }
 
-// recordLimit is the largest batch the topic takes. No batch is larger even
-// before it is compressed, so none needs to be split when it turns out not to
-// shrink.
+// batchLimit is the size at which a batch is closed.
+func (q *partition) batchLimit() int {
+	return min(q.p.options.batchBytes, q.recordLimit())
+}
+
+// recordLimit is the largest batch the topic takes.
 func (q *partition) recordLimit() int {
 	if n := q.bytesMax.Load(); n > 0 {
 		return int(min(n, 1<<30))
@@ -89,23 +90,24 @@ func (q *partition) append(r *Record, now time.Time, size int, done func(Receipt
 	if !r.Timestamp.IsZero() {
 		timestamp = r.Timestamp
 	}
+	limit := q.batchLimit()
 	q.mu.Lock()
 	if q.retired {
 		q.mu.Unlock()
 		return false
 	}
 	wake := false
-	if q.open != nil && q.open.builder.Size()+size > min(q.open.limit, q.recordLimit()) {
+	if q.open != nil && q.open.builder.Size()+size > limit {
 		q.closeBatch()
 		wake = true
 	}
 	if q.open == nil {
-		q.openBatch(now)
+		q.open = q.p.pools.get(now)
 		wake = true
 	}
 	q.open.append(r, timestamp.UnixMilli(), int64(size), done)
 	q.accepted++
-	if q.open.builder.Size() >= q.open.limit {
+	if q.open.builder.Size() >= limit {
 		q.closeBatch()
 		wake = true
 	}
@@ -122,16 +124,8 @@ func (q *partition) append(r *Record, now time.Time, size int, done func(Receipt
 	return true
 }
 
-// openBatch begins a batch. mu is held.
-func (q *partition) openBatch(now time.Time) {
-	q.open = q.p.pools.get(now)
-	q.open.limit = q.batchLimit()
-	q.p.open.Add(1)
-}
-
 // closeBatch moves the open batch to the queue. mu is held.
 func (q *partition) closeBatch() {
-	q.p.open.Add(-1)
 	q.queue = append(q.queue, q.open)
 	q.open = nil
 	q.sticky.leave(q.index)

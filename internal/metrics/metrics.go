@@ -42,6 +42,8 @@ type Broker struct {
 	damageFound       prometheus.Counter
 	scrubbedBytes     prometheus.Counter
 	partitionSyncs    prometheus.Histogram
+	fetchedBytes      prometheus.Counter
+	givenBytes        prometheus.Counter
 
 	// topics and timers cache the vectors' children, which are looked up for
 	// every batch.
@@ -72,6 +74,8 @@ func New() *Broker {
 		offsetCommits:     counter("offset_commits_total", "Offsets committed through this node as a coordinator, one per partition."),
 		damageFound:       counter("damage_found_total", "Replicas whose files a read or a scrub found damaged."),
 		scrubbedBytes:     counter("scrubbed_bytes_total", "Bytes read again to look for damage."),
+		fetchedBytes:      counter("segments_fetched_bytes_total", "Bytes of segments that replicas here lacked and fetched from peers."),
+		givenBytes:        counter("segments_given_bytes_total", "Bytes of segments given to peers that lacked them."),
 		partitionSyncs: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "partition_sync_duration_seconds", Help: "Time of one sync of a partition's files, which holds up its applying.",
 			Buckets: []float64{.0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
@@ -88,7 +92,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes)
 	return b
 }
 
@@ -141,6 +145,12 @@ func (b *Broker) DamageFound() { b.damageFound.Inc() }
 
 // Scrubbed counts bytes that were read again to look for damage.
 func (b *Broker) Scrubbed(bytes int) { b.scrubbedBytes.Add(float64(bytes)) }
+
+// SegmentsFetched counts bytes of segments that came from a peer.
+func (b *Broker) SegmentsFetched(bytes int) { b.fetchedBytes.Add(float64(bytes)) }
+
+// SegmentsGiven counts bytes of segments that went to a peer.
+func (b *Broker) SegmentsGiven(bytes int) { b.givenBytes.Add(float64(bytes)) }
 
 // PartitionSynced notes how long a sync of a partition's files took.
 func (b *Broker) PartitionSynced(took time.Duration) { b.partitionSyncs.Observe(took.Seconds()) }

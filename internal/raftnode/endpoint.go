@@ -38,6 +38,7 @@ type Endpoint struct {
 	listener net.Listener
 	address  string
 	slots    chan struct{} // one per running handshake
+	streams  chan struct{} // one per running stream
 
 	closing context.Context // cancelled by Close
 	cancel  context.CancelFunc
@@ -47,6 +48,7 @@ type Endpoint struct {
 	mu        sync.Mutex
 	conns     map[net.Conn]struct{} // accepted and open
 	handshake HandshakeHandler
+	stream    StreamHandler
 	raft      *tcpTransport // nil while no Node runs
 	closed    bool
 }
@@ -74,6 +76,7 @@ func Listen(o EndpointOptions) (*Endpoint, error) {
 		listener: listener,
 		address:  address,
 		slots:    make(chan struct{}, handshakesMax),
+		streams:  make(chan struct{}, streamsMax),
 		conns:    make(map[net.Conn]struct{}),
 	}
 	e.closing, e.cancel = context.WithCancel(context.Background())
@@ -280,6 +283,8 @@ func (e *Endpoint) serve(conn net.Conn) error {
 	switch kind := first[len(preamble)]; kind {
 	case kindHandshake:
 		return e.serveHandshake(conn)
+	case kindStream:
+		return e.serveStream(conn)
 	case kindMessages, kindSnapshot:
 		return e.serveRaft(conn, kind)
 	default:

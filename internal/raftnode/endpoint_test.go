@@ -132,6 +132,7 @@ func serveRaft(t *testing.T, e *Endpoint) *servedRaft {
 		chunks:     func(c pb.Chunk) bool { s.mu.Lock(); s.chunks++; s.mu.Unlock(); return c.ChunkId < 3 },
 		inbound:    make(map[net.Conn]struct{}),
 	}
+	transport.closing, transport.cancel = context.WithCancel(context.Background())
 	if err := transport.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,9 @@ func frameOf(body []byte) []byte {
 func batchFrame(change func(*pb.MessageBatch)) []byte {
 	batch := goodBatch()
 	change(&batch)
-	return frameOf(pb.MustMarshal(&batch))
+	body := pb.MustMarshal(&batch)
+	head := binary.LittleEndian.AppendUint32(make([]byte, 4), uint32(len(body)))
+	return frameOf(append(head, body...))
 }
 
 // sendRaw writes data to the port and reports whether the peer closed.

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -73,10 +74,24 @@ type Options struct {
 	// (dragonboat does not wait for it) but delays the news of other shards. It
 	// must not call Close.
 	OnLeader func(LeaderEvent)
+	// OnSnapshot is told that a replica here is about to get a snapshot from a
+	// peer, before dragonboat gets the snapshot; it may take long, and should end
+	// with ctx. Meanwhile the sender counts the replica as behind and sends it no
+	// entries, whereas a state machine that takes long to recover has entries pile
+	// up in memory until the leader refuses proposals. After an error the snapshot
+	// is refused, and the sender tries again. It is called from many goroutines.
+	// nil = every snapshot is taken at once. Only the TCP transport asks.
+	OnSnapshot func(ctx context.Context, o SnapshotOffer) error
 	// Fatal is told an error of the log store right before that error is
 	// returned to dragonboat, which panics: a Raft log that cannot be written is
 	// never retried in place. A daemon logs and exits here. Default: log.
 	Fatal func(error)
+}
+
+// SnapshotOffer says which replica a snapshot is for and which one sends it.
+type SnapshotOffer struct {
+	Shard, Replica, From uint64
+	Index                uint64
 }
 
 // Shard says how to start the local replica of a shard.

@@ -21,14 +21,17 @@ type tcpFactory struct {
 
 // Create implements config.TransportFactory.
 func (f *tcpFactory) Create(c config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
-	return &tcpTransport{
+	t := &tcpTransport{
 		endpoint:   f.endpoint,
 		deployment: c.GetDeploymentID(),
 		resolve:    f.options.Resolve,
 		messages:   messages,
 		chunks:     chunks,
+		onSnapshot: f.options.OnSnapshot,
 		inbound:    make(map[net.Conn]struct{}),
 	}
+	t.closing, t.cancel = context.WithCancel(context.Background())
+	return t
 }
 
 // Validate implements config.TransportFactory; it is asked about our own address
@@ -48,8 +51,11 @@ type tcpTransport struct {
 	resolve    func(incarnation string) (string, bool)
 	messages   raftio.MessageHandler
 	chunks     raftio.ChunkHandler
+	onSnapshot func(ctx context.Context, o SnapshotOffer) error // may be nil
 
-	wg sync.WaitGroup // adopted connections, watchers of outgoing ones
+	closing context.Context // cancelled by Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // adopted connections, watchers of outgoing ones
 
 	// mu guards the fields below.
 	mu      sync.Mutex
@@ -84,6 +90,7 @@ func (t *tcpTransport) Close() error {
 		t.endpoint.raft = nil
 	}
 	t.endpoint.mu.Unlock()
+	t.cancel()
 	t.mu.Lock()
 	t.closed = true
 	for conn := range t.inbound {
@@ -118,19 +125,13 @@ func (t *tcpTransport) receiveMessages(conn net.Conn) error {
 	frames := newFrameReader(conn, messageFrameBytesMax)
 	defer frames.done()
 	for {
-		body, err := frames.next()
-		if err != nil {
-			return err
-		}
 		var batch pb.MessageBatch
-		// Unmarshal copies every command out of body, which is reused.
-		if err := unmarshal(&batch, body); err != nil {
+		if err := frames.readBatch(&batch); err != nil {
 			return err
 		}
 		if err := t.check(&batch); err != nil {
 			return err
 		}
-		frames.done()
 		t.messages(batch)
 	}
 }
@@ -167,28 +168,6 @@ func travels(t pb.MessageType) bool {
 		return true
 	}
 	return false
-}
-
-// receiveSnapshot serves one snapshot's stream of chunks.
-func (t *tcpTransport) receiveSnapshot(conn net.Conn) error {
-	frames := newFrameReader(conn, snapshotFrameBytesMax)
-	defer frames.done()
-	for {
-		body, err := frames.next()
-		if err != nil {
-			return err
-		}
-		var chunk pb.Chunk
-		if err := unmarshal(&chunk, body); err != nil {
-			return err
-		}
-		if chunk.ShardID == 0 || chunk.ReplicaID == 0 || chunk.From == 0 {
-			return fmt.Errorf("%w: chunk without addressee or sender", errFrame)
-		}
-		if !t.chunks(chunk) {
-			return errors.New("raftnode: snapshot chunk not accepted")
-		}
-	}
 }
 
 // unmarshal decodes body. The generated decoders check lengths but are not
@@ -230,6 +209,8 @@ type outgoing struct {
 	conn net.Conn
 	stop func() bool
 	gone chan struct{} // closed when the peer has closed, or the connection is
+	// taken is set before gone is closed: the peer said snapshotTaken.
+	taken bool
 }
 
 func (t *tcpTransport) open(ctx context.Context, target string, kind byte) (*outgoing, error) {
@@ -252,7 +233,8 @@ func (t *tcpTransport) open(ctx context.Context, target string, kind byte) (*out
 func (c *outgoing) watch() {
 	defer close(c.gone)
 	var b [1]byte
-	_, _ = c.conn.Read(b[:]) // peers send nothing on these connections
+	_, _ = c.conn.Read(b[:]) // peers send nothing else on these connections
+	c.taken = b[0] == snapshotTaken
 	_ = c.conn.SetWriteDeadline(time.Now())
 }
 
@@ -270,26 +252,6 @@ func (c *outgoing) close() {
 	_ = c.conn.Close()
 }
 
-// send marshals m behind the header and writes the frame. bodyMax bounds m's
-// marshalled size.
-func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
-	if c.lost() {
-		return net.ErrClosed
-	}
-	buf := getFrameBuffer()
-	defer putFrameBuffer(buf)
-	if need := frameHeaderBytes + bodyMax; len(*buf) < need {
-		*buf = make([]byte, max(need, 64<<10))
-	}
-	n, err := m.MarshalTo((*buf)[frameHeaderBytes:])
-	if err != nil {
-		return err
-	}
-	frame := (*buf)[:frameHeaderBytes+n]
-	sealFrame(frame)
-	return writeFrame(c.conn, frame)
-}
-
 // messageConnection sends message batches. Where the peer has closed, it opens
 // the connection anew before it gives up.
 //
@@ -300,12 +262,13 @@ func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
 type messageConnection struct {
 	*outgoing // replaced by the goroutine that sends
 	open      func() (*outgoing, error)
+	batches   batchWriter
 }
 
 // Close implements raftio.IConnection.
 func (c *messageConnection) Close() { c.close() }
 
-// SendMessageBatch implements raftio.IConnection: one frame, one write.
+// SendMessageBatch implements raftio.IConnection: one frame.
 func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
 	if c.lost() {
 		fresh, err := c.open()
@@ -315,27 +278,8 @@ func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
 		c.close()
 		c.outgoing = fresh
 	}
-	return c.send(&batch, batch.SizeUpperLimit())
-}
-
-// snapshotConnection sends the chunks of one snapshot.
-type snapshotConnection struct{ *outgoing }
-
-// SendChunk implements raftio.ISnapshotConnection.
-func (c *snapshotConnection) SendChunk(chunk pb.Chunk) error {
-	return c.send(&chunk, chunk.Size())
-}
-
-// Close implements raftio.ISnapshotConnection. It waits for the receiver to have
-// handled every chunk, which it tells by closing its side.
-func (c *snapshotConnection) Close() {
-	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		timer := time.NewTimer(bodyTimeout)
-		defer timer.Stop()
-		select {
-		case <-c.gone:
-		case <-timer.C:
-		}
+	if c.lost() {
+		return net.ErrClosed
 	}
-	c.close()
+	return c.batches.write(c.conn, batch)
 }

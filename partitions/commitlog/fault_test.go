@@ -2,7 +2,6 @@ package commitlog
 
 import (
 	"errors"
-	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -40,7 +39,7 @@ func script(t *testing.T, fs storage.FS, s *stream, marker *State) error {
 	}
 	p := l.Pin()
 	defer p.Close()
-	if _, err := p.WriteTo(io.Discard); err != nil {
+	if err := copyAll(p); err != nil {
 		return err
 	}
 	return s.append(l, half, half+5)

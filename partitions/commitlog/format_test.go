@@ -46,8 +46,13 @@ func TestFormatsOnDisk(t *testing.T) {
 	if err != nil || !slices.Equal(got, vectorIndex()) {
 		t.Errorf("decoded %+v, %v", got, err)
 	}
-	p := &Pinned{state: State{LogStart: 5, End: 1234, LastAppendMs: 1_700_000_001_000}, segments: make([]*segment, 3)}
-	golden(t, "snapshot-header.v1.hex", p.header())
+	m := Manifest{State: State{LogStart: 1005, End: 1300, LastAppendMs: 1_700_000_001_000}, segments: []footer{f, f}}
+	m.segments[1].base, m.segments[1].end = 1234, 1300
+	m.setActive()
+	golden(t, "manifest.v1.hex", m.Append(nil))
+	if got, err := DecodeManifest(m.Append(nil)); err != nil || got.State != m.State || !slices.Equal(got.segments, m.segments) {
+		t.Errorf("decoded %+v, %v", got, err)
+	}
 }
 
 func TestEveryFlippedBitOfAFooterOrIndexIsNoticed(t *testing.T) {

@@ -296,7 +296,7 @@ func TestAfterCloseEverythingIsRefused(t *testing.T) {
 	_, syncErr := l.Sync()
 	p := l.Pin()
 	defer p.Close()
-	_, pinErr := p.WriteTo(&bytes.Buffer{})
+	pinErr := copyAll(p)
 	appendErr := l.Append([]Entry{{Batch: batch(t, 1, 1, 0, 'x'), BaseOffset: 1}}, Config{})
 	for i, err := range []error{readErr, timeErr, syncErr, pinErr, appendErr, l.RemoveTrimmed()} {
 		if !errors.Is(err, ErrClosed) {

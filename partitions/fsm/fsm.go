@@ -50,9 +50,9 @@ type Options struct {
 	Unread func() bool
 	// TimeSync runs every sync of the state, to measure it; nil: it just runs.
 	TimeSync func(sync func() error) error
-	// NoDeduplication stores every retry again. For tests of those who check that
-	// it does not happen.
-	NoDeduplication bool
+	// Fetcher gets what a snapshot lists and does not carry; without one this
+	// replica cannot recover from a snapshot.
+	Fetcher Fetcher
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Observer may be nil.

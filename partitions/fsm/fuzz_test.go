@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func FuzzUpdate(f *testing.F) {
 		}
 		// Not by reads: a batch with a wrong CRC is stored (see decodeProduce).
 		diskA.files(t).segmentFiles().checkSame(t, diskB.files(t).segmentFiles())
-		if !bytes.Equal(a.encodeHead(commitlog.State{}), b.encodeHead(commitlog.State{})) {
+		if !bytes.Equal(a.encodeState(), b.encodeState()) {
 			t.Fatal("the replicas differ")
 		}
 	})
@@ -128,11 +129,23 @@ func sampleMarker() Marker {
 	}
 }
 
-func sampleHead() []byte {
-	f := New(Options{ShardID: 1001})
-	f.applied, f.lastAppendMs = 4000, 1_700_000_000_000
+func sampleHead(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile("../commitlog/testdata/vectors/manifest.v1.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := commitlog.DecodeManifest(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := New(Options{ShardID: 1001, ReplicaID: 2})
 	f.epochs = []EpochStart{{1, 2, 0}}
-	return f.encodeHead(sampleMarker().Log)
+	return f.encodeHead(&snapshot{state: f.encodeState(), applied: 4000, appendMs: 1_700_000_000_000, manifest: manifest}, 99)
 }
 
 // TestFormatsAreTheGoldenOnes holds every format of this package against bytes
@@ -147,9 +160,13 @@ func TestFormatsAreTheGoldenOnes(t *testing.T) {
 		"trim":      EncodeTrim(5, 1000),
 		"expire":    EncodeExpire(5, []producerstate.Key{{Producer: 258, Epoch: 3, LastSequence: 65535}}),
 		"configure": EncodeConfigure(5, sampleMarker().Config),
-		"head":      sampleHead(),
+		"head":      sampleHead(t),
 	} {
-		file := "testdata/vectors/" + name + "-v1.hex"
+		version := 1
+		if name == "head" {
+			version = snapshotVersion
+		}
+		file := fmt.Sprintf("testdata/vectors/%s-v%d.hex", name, version)
 		want, err := os.ReadFile(file)
 		if err != nil {
 			t.Errorf("%v\n%x", err, got)

@@ -358,7 +358,8 @@ func readAll(t *testing.T, f *FSM) []byte {
 func (in files) segmentFiles() files {
 	out := files{}
 	for p, b := range in {
-		if strings.HasSuffix(p, ".log") || strings.HasSuffix(p, ".footer") {
+		staged := strings.Contains(p, StagingFolder)
+		if !staged && (strings.HasSuffix(p, ".log") || strings.HasSuffix(p, ".footer")) {
 			out[path.Base(p)] = b
 		}
 	}
