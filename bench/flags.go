@@ -60,7 +60,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	fs.IntVar(&s.Replicas, "replicas", 0, "replicas of each partition; 0: three, or as many as there are brokers")
 	fs.IntVar(&s.Producers, "producers", s.Producers, "producers, each a client of its own")
 	fs.IntVar(&s.Consumers, "consumers", s.Consumers, "consumers, each a client of its own")
-	fs.Var(sizeFlag{&f.batchBytes}, "batch-size", "uncompressed size at which a batch is sent")
+	fs.Var(sizeFlag{&f.batchBytes}, "batch-size", "size at which a batch is sent, as it is expected to be once compressed")
 	fs.StringVar(&f.linger, "linger", "auto", "how long a batch waits for more records, e.g. 5ms; auto: the producer's adaptive way")
 	fs.StringVar(&s.Compression, "compression", s.Compression, "none, gzip, snappy, lz4 or zstd")
 	fs.IntVar(&s.MaxInFlight, "max-in-flight", producer.DefaultMaxInFlight, "unacked batches per partition")

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -37,6 +36,8 @@ type Options struct {
 	// FreeBytes says how many bytes are free on dir's disk; nil asks the
 	// operating system. It is for tests.
 	FreeBytes func(dir string) (uint64, error)
+	// Under is what the node stands on where that is not the machine's.
+	Under Under
 }
 
 // Info says where a running node is.
@@ -45,6 +46,7 @@ type Info struct {
 	ClientURL string
 	HTTPURL   string
 	RaftAddr  string
+	RouteAddr string
 	DataDir   string
 }
 
@@ -52,6 +54,7 @@ type Info struct {
 type Broker struct {
 	config  config.Config
 	logger  *slog.Logger
+	under   Under
 	certs   certificates
 	dirs    directories
 	metrics *metrics.Broker
@@ -91,7 +94,7 @@ type Broker struct {
 // error is one line that says what is wrong with the configuration, a directory
 // or a port.
 func New(o Options) (*Broker, error) {
-	b := &Broker{config: o.Config, logger: o.Logger, metrics: metrics.New(), leaders: metadata.NewLeaders()}
+	b := &Broker{config: o.Config, logger: o.Logger, under: o.Under, metrics: metrics.New(), leaders: metadata.NewLeaders()}
 	b.notReady("starting")
 	var err error
 	if b.certs, err = loadCertificates(o.Config.TLS); err != nil {
@@ -100,10 +103,14 @@ func New(o Options) (*Broker, error) {
 	if err := b.probePorts(); err != nil {
 		return nil, err
 	}
-	if b.dirs, err = openDirectories(o.Config); err != nil {
+	fs := storage.OS()
+	if o.Under.FS != nil {
+		fs = o.Under.FS
+	}
+	if b.dirs, err = openDirectories(o.Config, fs); err != nil {
 		return nil, err
 	}
-	ids, err := openIdentity(b.dirs.data, b.dirs.raft, o.Config.Cluster.Name, o.Config.Cluster.NodeID)
+	ids, err := openIdentity(b.dirs, o.Config.Cluster.Name, o.Config.Cluster.NodeID)
 	if err != nil {
 		return nil, errors.Join(err, b.dirs.close())
 	}
@@ -117,7 +124,7 @@ func New(o Options) (*Broker, error) {
 	b.addresses = newAddresses(ids.id.Founders)
 	b.founding = &founding{transport: b.endpoint, logger: o.Logger, ids: ids, addresses: b.addresses}
 	b.SetFounders(o.Config.Cluster.Founders)
-	b.disk = newDiskReserve([]string{b.dirs.data, b.dirs.raft}, uint64(o.Config.Storage.MinFreeBytes), o.Logger)
+	b.disk = newDiskReserve(b.dirs.onDisk(), uint64(o.Config.Storage.MinFreeBytes), o.Logger)
 	if o.FreeBytes != nil {
 		b.disk.free = o.FreeBytes
 	}
@@ -139,7 +146,7 @@ func (b *Broker) Info() Info {
 	if b.certs.client != nil {
 		scheme = "https://"
 	}
-	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), DataDir: b.dirs.data}
+	return Info{NodeID: b.config.Cluster.NodeID, ClientURL: b.clientURLs()[0], HTTPURL: scheme + b.http.Addr(), RaftAddr: b.RaftAddr(), RouteAddr: b.nats.RouteAddr(), DataDir: b.dirs.data}
 }
 
 // Start starts the parts in order and returns when the node is ready: it
@@ -234,7 +241,7 @@ func (b *Broker) startRaft() (err error) {
 	id := b.founding.identity()
 	b.store = metadata.NewStore(metadata.Options{Logger: b.logger})
 	b.raft, err = raftnode.Open(b.endpoint, raftnode.Options{
-		Dir: b.dirs.raft, NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
+		Dir: b.dirs.raft, FS: b.dirs.fs, Transport: b.under.Raft, Advertise: b.RaftAddr(), NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
 		RTT: b.config.Raft.RTT, ElectionRTT: b.config.Raft.ElectionRTT, HeartbeatRTT: b.config.Raft.HeartbeatRTT,
 		MaxInFlightBytes: int64(b.config.Raft.MaxInFlightBytes), Resolve: b.addresses.resolve,
 		Logger: b.logger, RaftLevel: level(b.config.Log.RaftLevel), OnLeader: b.onLeader,
@@ -259,10 +266,10 @@ func (b *Broker) startServing() error {
 		ClientListen: b.config.Client.Listen, RouteListen: b.config.NATSCluster.Listen, AdvertiseHost: b.config.Cluster.AdvertiseHost,
 		ClientTLS: b.certs.client, RouteTLS: b.certs.route, MaxBatchBytes: int(b.config.Client.MaxBatchBytes),
 		Logger: b.logger, NATSLevel: level(b.config.Log.NATSLevel),
-		Leaderless: b.leaderless,
+		Leaderless: b.leaderless, RouteAdvertise: b.under.Route,
 	})
 	b.host = partitions.NewHost(partitions.Options{
-		Node: b.raft, FS: storage.OS(), Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
+		Node: b.raft, FS: b.dirs.fs, Dir: filepath.Join(b.dirs.data, "partitions"), NodeID: b.config.Cluster.NodeID,
 		IndexIntervalBytes: int(b.config.Storage.IndexIntervalBytes), Window: b.config.ProducerState.Window,
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
@@ -270,7 +277,8 @@ func (b *Broker) startServing() error {
 		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven,
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
 		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
-		OnDamage: func(partitions.Damage) { b.metrics.DamageFound() },
+		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },
+		NoDeduplication: b.under.NoDeduplication,
 	})
 	b.hostUp.Store(b.host)
 	b.endpoint.HandleStream(b.host.ServeStream)
@@ -429,42 +437,4 @@ func (b *Broker) probePorts() error {
 		}
 	}
 	return nil
-}
-
-// directories are the node's two directories, locked.
-type directories struct {
-	data, raft string
-	locks      []*storage.DirLock
-}
-
-func openDirectories(c config.Config) (directories, error) {
-	d := directories{data: c.Storage.DataDir, raft: c.Storage.RaftDir}
-	if d.raft == "" {
-		d.raft = filepath.Join(d.data, "raft")
-	}
-	for _, dir := range []*string{&d.data, &d.raft} {
-		absolute, err := filepath.Abs(*dir)
-		if err != nil {
-			return d, errors.Join(fmt.Errorf("directory %s: %w", *dir, err), d.close())
-		}
-		*dir = absolute
-		if err := os.MkdirAll(absolute, 0o755); err != nil {
-			return d, errors.Join(fmt.Errorf("cannot make directory %s: %w", absolute, err), d.close())
-		}
-		lock, err := storage.LockDir(absolute)
-		if err != nil {
-			return d, errors.Join(err, d.close())
-		}
-		d.locks = append(d.locks, lock)
-	}
-	return d, nil
-}
-
-func (d *directories) close() error {
-	var errs []error
-	for _, lock := range d.locks {
-		errs = append(errs, lock.Close())
-	}
-	d.locks = nil
-	return errors.Join(errs...)
 }

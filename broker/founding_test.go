@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,7 +59,7 @@ func (w *wire) node(t *testing.T, id uint64, addr, dir string, addrs ...string) 
 	if err := os.MkdirAll(raft, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ids, err := openIdentity(dir, raft, "test", id)
+	ids, err := openIdentity(directories{fs: storage.OS(), data: dir, raft: raft}, "test", id)
 	if err != nil {
 		t.Fatal(err)
 	}

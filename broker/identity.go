@@ -2,11 +2,10 @@ package broker
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -105,19 +104,21 @@ func (id *identity) raise(indexes map[uint64]uint64) (further bool) {
 
 // identityStore keeps the two copies of an identity.
 type identityStore struct {
+	fs               storage.FS
 	dataDir, raftDir string
 	id               identity
 }
 
 // openIdentity reads the two copies, or makes a new identity where both
 // directories are empty. Every error says what is wrong in one line.
-func openIdentity(dataDir, raftDir, clusterName string, nodeID uint64) (*identityStore, error) {
-	s := &identityStore{dataDir: dataDir, raftDir: raftDir}
-	data, err := readIdentity(dataDir)
+func openIdentity(dirs directories, clusterName string, nodeID uint64) (*identityStore, error) {
+	fs, dataDir, raftDir := dirs.fs, dirs.data, dirs.raft
+	s := &identityStore{fs: fs, dataDir: dataDir, raftDir: raftDir}
+	data, err := readIdentity(fs, dataDir)
 	if err != nil {
 		return nil, err
 	}
-	raft, err := readIdentity(raftDir)
+	raft, err := readIdentity(fs, raftDir)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +138,7 @@ func openIdentity(dataDir, raftDir, clusterName string, nodeID uint64) (*identit
 // with files and no identity belongs to something else, or has lost its own.
 func (s *identityStore) create(clusterName string, nodeID uint64) error {
 	for _, dir := range []string{s.dataDir, s.raftDir} {
-		if name, err := foreignFile(dir, s.raftDir); err != nil {
+		if name, err := foreignFile(s.fs, dir, s.raftDir); err != nil {
 			return err
 		} else if name != "" {
 			return fmt.Errorf("directory %s holds %q but no %s: it is no data directory of logbroker; name an empty one", dir, name, identityFile)
@@ -148,15 +149,16 @@ func (s *identityStore) create(clusterName string, nodeID uint64) error {
 }
 
 // foreignFile returns a name in dir that a fresh directory would not have.
-func foreignFile(dir, raftDir string) (string, error) {
-	entries, err := os.ReadDir(dir)
+func foreignFile(fs storage.FS, dir, raftDir string) (string, error) {
+	names, err := fs.List(dir)
 	if err != nil {
 		return "", fmt.Errorf("cannot read directory %s: %w", dir, err)
 	}
-	for _, e := range entries {
-		fresh := e.Name() == lockFile || e.Name() == "lost+found" || filepath.Join(dir, e.Name()) == filepath.Clean(raftDir)
+	slices.Sort(names)
+	for _, name := range names {
+		fresh := name == lockFile || name == "lost+found" || filepath.Join(dir, name) == filepath.Clean(raftDir)
 		if !fresh {
-			return e.Name(), nil
+			return name, nil
 		}
 	}
 	return "", nil
@@ -211,10 +213,10 @@ func (id *identity) matches(clusterName string, nodeID uint64, dataDir string) e
 }
 
 // readIdentity returns nil where dir has no identity.
-func readIdentity(dir string) (*identity, error) {
+func readIdentity(fs storage.FS, dir string) (*identity, error) {
 	path := filepath.Join(dir, identityFile)
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	raw, err := storage.ReadFile(fs, path)
+	if storage.NotExist(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -270,7 +272,7 @@ func (s *identityStore) writeTo(dirs ...string) error {
 		return fmt.Errorf("encoding the node's identity: %w", err)
 	}
 	for _, dir := range dirs {
-		if err := storage.WriteFileAtomic(storage.OS(), filepath.Join(dir, identityFile), append(raw, '\n')); err != nil {
+		if err := storage.WriteFileAtomic(s.fs, filepath.Join(dir, identityFile), append(raw, '\n')); err != nil {
 			return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, identityFile), err)
 		}
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +23,7 @@ func dirs(t *testing.T) (data, raft string) {
 func founded(t *testing.T) (data, raft string) {
 	t.Helper()
 	data, raft = dirs(t)
-	s, err := openIdentity(data, raft, "test", 1)
+	s, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,11 +35,11 @@ func founded(t *testing.T) (data, raft string) {
 
 func TestIdentityIsKeptOverRestarts(t *testing.T) {
 	data, raft := founded(t)
-	first, err := openIdentity(data, raft, "test", 1)
+	first, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := openIdentity(data, raft, "test", 1)
+	second, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1)
 	if err != nil || second.id.Incarnation != first.id.Incarnation || second.id.ClusterID != "cluster-1" {
 		t.Fatalf("%+v then %+v, %v", first.id, second.id, err)
 	}
@@ -47,13 +48,13 @@ func TestIdentityIsKeptOverRestarts(t *testing.T) {
 // Every single-file state that a crash between two writes can leave is healed.
 func TestACrashBetweenTheTwoCopiesHeals(t *testing.T) {
 	data, raft := dirs(t)
-	if _, err := openIdentity(data, raft, "test", 1); err != nil {
+	if _, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(raft, identityFile)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openIdentity(data, raft, "test", 1)
+	s, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1)
 	if err != nil {
 		t.Fatalf("crash before the second copy of a new identity: %v", err)
 	}
@@ -67,7 +68,7 @@ func TestACrashBetweenTheTwoCopiesHeals(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(data, identityFile), before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = openIdentity(data, raft, "test", 1); err != nil || s.id.ClusterID != "cluster-1" {
+	if s, err = openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1); err != nil || s.id.ClusterID != "cluster-1" {
 		t.Fatalf("crash between the copies of an update: %+v, %v", s, err)
 	}
 }
@@ -132,7 +133,7 @@ func TestWrongDirectoriesAreRefusedInOneLine(t *testing.T) {
 			if err := os.MkdirAll(raft, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			_, err := openIdentity(data, raft, cluster, node)
+			_, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, cluster, node)
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("error %v, want one line with %q", err, test.want)
 			}
@@ -145,7 +146,7 @@ func TestADirectoryOfSomethingElseIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(data, "wedding.jpg"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openIdentity(data, raft, "test", 1); err == nil || !strings.Contains(err.Error(), "wedding.jpg") {
+	if _, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1); err == nil || !strings.Contains(err.Error(), "wedding.jpg") {
 		t.Fatalf("took somebody's directory: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,7 +225,7 @@ func TestACrashBetweenBootstrapAndMarkHeals(t *testing.T) {
 // What is not news is not written: an idle node's disk stays idle.
 func TestTheWatermarkIsWrittenOnlyWhenItRises(t *testing.T) {
 	data, raft := founded(t)
-	s, err := openIdentity(data, raft, "test", 1)
+	s, err := openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +248,7 @@ func TestTheWatermarkIsWrittenOnlyWhenItRises(t *testing.T) {
 		t.Error("news of one shard were not written")
 	}
 	for range 2 {
-		if s, err = openIdentity(data, raft, "test", 1); err != nil {
+		if s, err = openIdentity(directories{fs: storage.OS(), data: data, raft: raft}, "test", 1); err != nil {
 			t.Fatal(err)
 		}
 		if s.id.reached(1) != 5 || s.id.reached(2) != 7 || s.id.reached(3) != 1 {

@@ -24,6 +24,16 @@ const (
 // as well. It ends what is left abruptly when ctx ends, which loses nothing.
 func (b *Broker) Stop(ctx context.Context) error { return b.stop(ctx, true) }
 
+// Kill stops the node without doing anything for the others or for its clients:
+// what is in work is dropped. It is as near to a crash as one comes within a
+// process, for Under, where the caller cuts the node's connections first and
+// makes its file system forget what was not synced afterwards.
+func (b *Broker) Kill() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return b.stop(ctx, false)
+}
+
 // stop is Start's list backwards.
 func (b *Broker) stop(ctx context.Context, handOver bool) error {
 	b.notReady("stopping")

@@ -38,8 +38,13 @@ func (b *Broker) advertise(listen string) string {
 	return listen
 }
 
-func (b *Broker) httpAddr() string  { return b.advertise(b.http.Addr()) }
-func (b *Broker) routeAddr() string { return b.advertise(b.nats.RouteAddr()) }
+func (b *Broker) httpAddr() string { return b.advertise(b.http.Addr()) }
+func (b *Broker) routeAddr() string {
+	if b.under.Route != "" {
+		return b.under.Route
+	}
+	return b.advertise(b.nats.RouteAddr())
+}
 
 // clientURLs are the URLs that clients are told, best first.
 func (b *Broker) clientURLs() []string {

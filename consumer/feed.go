@@ -39,7 +39,7 @@ type feed struct {
 	// sent, decompressed or waited for.
 	mu sync.Mutex
 	// queue holds checked batches, in offset order, not decoded yet.
-	queue  []recordbatch.Batch
+	queue  []recordbatch.Pieces
 	queued int // bytes in queue
 	// position is the offset of the next record to hand out; fetchAt that of
 	// the next batch to fetch. Invariant: position ≤ fetchAt while the feed
@@ -237,13 +237,13 @@ func (r *feed) moveTo(offset int64) bool {
 // Its error says that there will not be one.
 func (r *feed) advance() (bool, error) {
 	b, ok, err := r.nextBatch()
-	if !ok || b == nil {
+	if !ok || b.Size() == 0 {
 		return ok, err
 	}
 	// A new iterator for each batch: the records handed out alias its memory.
 	it, err := b.Iterate(recordbatch.IterateOptions{})
 	if err != nil {
-		err = fmt.Errorf("%s/%d, batch at offset %d: %w", r.topic, r.partition, b.BaseOffset(), err)
+		err = fmt.Errorf("%s/%d, batch at offset %d: %w", r.topic, r.partition, b.Header().BaseOffset(), err)
 		r.failDecoding(err)
 		return false, err
 	}
@@ -251,25 +251,25 @@ func (r *feed) advance() (bool, error) {
 	return true, nil
 }
 
-// nextBatch takes a batch off the queue; b is nil with ok when the current one
+// nextBatch takes a batch off the queue; b is empty with ok when the current one
 // is not used up.
-func (r *feed) nextBatch() (b recordbatch.Batch, ok bool, err error) {
+func (r *feed) nextBatch() (b recordbatch.Pieces, ok bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, false, ErrClosed
+		return b, false, ErrClosed
 	}
 	if r.current.it != nil && r.current.generation == r.generation {
-		return nil, true, nil
+		return b, true, nil
 	}
 	r.current = cursor{generation: r.generation, marks: r.marks}
 	if len(r.queue) == 0 {
-		return nil, false, r.failed
+		return b, false, r.failed
 	}
 	b = r.queue[0]
-	r.queue[0] = nil
+	r.queue[0] = recordbatch.Pieces{}
 	r.queue = r.queue[1:]
-	r.queued -= len(b)
+	r.queued -= b.Size()
 	if r.queued <= r.prefetch()/2 {
 		signal(r.work)
 	}

@@ -43,6 +43,13 @@ type fetcher struct {
 	damaged  int // batches with a wrong CRC, in a row
 	gapAt    int64
 	gaps     int // in a row, all at gapAt
+	partial  partial
+}
+
+// partial is the reply that is being taken in: its pieces so far.
+type partial struct {
+	last  protocol.FetchReply // the piece taken in last
+	parts [][]byte            // the batches, as they came
 }
 
 // run is the fetching goroutine. Started by begin, ended by close. It
@@ -116,6 +123,7 @@ func (f *fetcher) pause(d time.Duration) {
 var (
 	errSeek    = errors.New("a seek has made the stream void")
 	errGap     = errors.New("the stream has a gap")
+	errTorn    = errors.New("a piece of a reply is missing")
 	errBeyond  = errors.New("the stream goes beyond the high watermark")
 	errDamaged = errors.New("a batch of the stream is damaged")
 	errClosing = errors.New("the feed is closing")
@@ -259,7 +267,7 @@ func (r *feed) jump(q fetch, offset int64) {
 	r.fetchAt = offset
 }
 
-// stream carries replies from the connection's goroutine to the fetcher.
+// stream carries replies, or pieces of them, from the connection's goroutine to the fetcher.
 type stream struct {
 	mu      sync.Mutex // guards what follows
 	replies [][]byte
@@ -276,7 +284,10 @@ func (s *stream) put(data []byte, err error) {
 		s.replies = append(s.replies, data)
 	}
 	s.mu.Unlock()
-	signal(s.news)
+	// Pieces are of no use before the last of their reply.
+	if err != nil || !protocol.FetchReplyGoesOn(data) {
+		signal(s.news)
+	}
 }
 
 // get returns the next reply, or the error behind the last one; neither means
@@ -299,8 +310,9 @@ func (f *fetcher) do(q fetch) (some bool, err error) {
 	r := f.r
 	req := protocol.FetchRequest{
 		TopicID: r.topicID, Epoch: q.leader.Epoch, Offset: q.offset,
-		MaxBytes: uint32(q.credit), MaxWaitMs: uint32(f.wait().Milliseconds()),
+		MaxBytes: uint32(q.credit), MaxWaitMs: uint32(f.wait().Milliseconds()), Pieces: true,
 	}
+	f.partial = partial{}
 	s := &stream{news: make(chan struct{}, 1)}
 	call, err := r.client.Conn(q.leader.Node).Call(client.Request{
 		Subject: r.subject, Payload: req.Append(nil), Stream: true, Timeout: f.wait() + r.options.replyTimeout,
@@ -340,7 +352,7 @@ func (r *feed) sought(q fetch) bool {
 	return r.generation != q.generation
 }
 
-// reply takes one reply in: n batches were queued, last ends the stream.
+// reply takes one reply, or a piece of one, in: n batches were queued, last ends the stream.
 func (f *fetcher) reply(q fetch, data []byte) (n int, last bool, err error) {
 	r := f.r
 	m, err := protocol.DecodeFetchReply(data)
@@ -360,15 +372,37 @@ func (f *fetcher) reply(q fetch, data []byte) (n int, last bool, err error) {
 	if m.TopicID != r.topicID {
 		return 0, true, errcode.New(errcode.UnknownTopicID, "topic %q was created anew", r.topic)
 	}
-	n, err = f.queueBatches(q, &m)
+	parts, whole, err := f.join(m)
+	if !whole || err != nil {
+		return 0, err != nil, err
+	}
+	n, err = f.queueBatches(q, &m, parts)
 	return n, m.Last, err
 }
 
-// queueBatches checks the batches of a reply and queues those that are due.
-func (f *fetcher) queueBatches(q fetch, m *protocol.FetchReply) (n int, err error) {
-	for rest := m.Batches; len(rest) > 0; {
-		var b recordbatch.Batch
-		if b, rest, err = recordbatch.Parse(rest); err == nil {
+// join takes a piece in; once its reply is whole, parts are its batches.
+func (f *fetcher) join(m protocol.FetchReply) (parts [][]byte, whole bool, err error) {
+	p := &f.partial
+	if len(p.parts) > 0 && !m.Follows(&p.last) || len(p.parts) == 0 && m.Piece != 0 {
+		return nil, false, errTorn
+	}
+	p.last = m
+	if len(m.Batches) > 0 {
+		p.parts = append(p.parts, m.Batches)
+	}
+	if m.More {
+		return nil, false, nil
+	}
+	parts, p.parts = p.parts, nil
+	return parts, true, nil
+}
+
+// queueBatches checks the batches of a reply, which lie in parts, and queues
+// those that are due.
+func (f *fetcher) queueBatches(q fetch, m *protocol.FetchReply, parts [][]byte) (n int, err error) {
+	for rest := parts; len(rest) > 0; {
+		var b recordbatch.Pieces
+		if b, rest, err = recordbatch.TakePieces(rest); err == nil {
 			err = b.CheckCRC()
 		}
 		if err != nil {
@@ -389,8 +423,8 @@ func (f *fetcher) queueBatches(q fetch, m *protocol.FetchReply) (n int, err erro
 }
 
 // queueBatch queues one batch if it continues what was fetched.
-func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) (bool, error) {
-	r := f.r
+func (f *fetcher) queueBatch(q fetch, batch recordbatch.Pieces, highWatermark int64) (bool, error) {
+	r, b := f.r, batch.Header()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -406,8 +440,8 @@ func (f *fetcher) queueBatch(q fetch, b recordbatch.Batch, highWatermark int64) 
 		return false, errGap
 	}
 	f.gaps = 0
-	r.queue = append(r.queue, b)
-	r.queued += len(b)
+	r.queue = append(r.queue, batch)
+	r.queued += batch.Size()
 	r.fetchAt = b.NextOffset()
 	r.highWatermark = max(r.highWatermark, highWatermark)
 	r.tell()

@@ -146,6 +146,8 @@ func TestFaultsOfTheStreamLoseAndRepeatNothing(t *testing.T) {
 		"cut after one reply":    {CutAfter: 1},
 		"second reply lost":      {Lose: 2},
 		"first reply lost":       {Lose: 1},
+		"first piece lost":       {LosePiece: 1},
+		"second piece lost":      {LosePiece: 2},
 		"replies twice":          {Twice: true},
 		"damaged on the way":     {Corrupt: true},
 		"beyond high watermark":  {Beyond: true},

@@ -101,6 +101,9 @@ type Options struct {
 	// SnapshotBytes is how many bytes a replica applies between two Raft
 	// snapshots (which is what compacts its Raft log). Default 32 MiB.
 	SnapshotBytes int64
+	// NoDeduplication stores every retry again. For tests of those who check that
+	// it does not happen.
+	NoDeduplication bool
 }
 
 // withDefaults returns o with the defaults filled in.

@@ -126,6 +126,7 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 			FS: h.options.FS, Dir: dir, ShardID: p.spec.Shard, ReplicaID: p.spec.Replica,
 			IndexIntervalBytes: h.options.IndexIntervalBytes, Logger: h.options.Logger, Observer: p, Unread: p.follows,
 			TimeSync: h.options.timeSync, Fetcher: &p.catchUp,
+			NoDeduplication: h.options.NoDeduplication,
 		}),
 		closed: make(chan struct{}),
 	}

@@ -33,6 +33,8 @@ type batch struct {
 	request []byte
 	records []pending
 	created time.Time
+	// limit is the size, uncompressed, at which it is closed.
+	limit int
 	// bytes are reserved for the encoded records.
 	bytes int64
 	// calls are all attempts: late replies of earlier ones count.
@@ -52,7 +54,7 @@ func (p *pools) get(now time.Time) *batch {
 	}
 	b.builder, ok = p.builders.Get().(*recordbatch.Builder)
 	if !ok {
-		b.builder = recordbatch.NewBuilder()
+		b.builder = recordbatch.NewBuilderBehind(batchAt)
 	}
 	b.created = now
 	return b
@@ -81,14 +83,11 @@ func (b *batch) append(r *Record, timestampMs, size int64, done func(Receipt, er
 	b.bytes += size
 }
 
-// encode builds the request, once. Its bytes after batchAt change only in the
-// producer fields from then on.
+// encode builds the request, once; number and message fill in what is still
+// missing then. Its bytes after batchAt change only in the producer fields and
+// the CRC from then on.
 func (b *batch) encode(codec Compression, p *pools) error {
-	if b.builder == nil {
-		return nil
-	}
-	var header [batchAt]byte
-	out, err := b.builder.Build(append(b.request[:0], header[:]...), codec)
+	out, err := b.builder.Take(b.request, codec)
 	if err != nil {
 		return err
 	}

@@ -68,37 +68,40 @@ func benchmark(b *testing.B, p *Producer, vs [][]byte) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-// payloads returns different records of 1 KiB: a batch of one value repeated
-// would measure the codec's best case.
-func payloads(kind string) [][]byte {
+// payloads returns different records of so many bytes, 16 MiB in all: a batch of
+// one value repeated would measure the codec's best case.
+func payloads(kind string, size int) [][]byte {
 	rng := rand.New(rand.NewPCG(1, 2))
-	out := make([][]byte, 16<<10)
+	out := make([][]byte, 16<<20/size)
 	for i := range out {
-		v := make([]byte, 0, 1024)
+		v := make([]byte, 0, size+64)
 		if kind == "json" {
-			v = fmt.Appendf(v, `{"order":%d,"customer":"c-%d","state":"paid","lines":[`, rng.Uint64(), rng.Uint32())
-			for len(v) < 960 {
+			v = fmt.Appendf(v, `{"order":%d,"customer":"c-%d","state":"paid","lines":[`, rng.Uint32(), rng.Uint32()>>16)
+			for len(v) < size-44 {
 				v = fmt.Appendf(v, `{"sku":"%08x","count":%d,"price":%d.%02d},`, rng.Uint32(), rng.IntN(9), rng.IntN(1000), rng.IntN(100))
 			}
 		}
-		for len(v) < 1024 {
+		for len(v) < size {
 			v = append(v, byte(rng.Uint32()))
 		}
-		out[i] = v[:1024]
+		out[i] = v[:size]
 	}
 	return out
 }
 
 func BenchmarkSendAsyncNullTransport(b *testing.B) {
-	for _, kind := range []string{"random", "json"} {
-		for _, codec := range []Compression{None, Zstd} {
-			b.Run(kind+"/"+codec.String(), func(b *testing.B) {
+	for _, c := range []struct {
+		kind  string
+		codec Compression
+	}{{"random", None}, {"random", Zstd}, {"json", Zstd}} {
+		for _, size := range []int{128, 1024} {
+			b.Run(fmt.Sprintf("%s/%s/%d", c.kind, c.codec, size), func(b *testing.B) {
 				fake := clienttest.Start(b, 1)
 				fake.CreateTopic("orders", 1)
-				p := open(b, fake, WithCompression(codec))
+				p := open(b, fake, WithCompression(c.codec))
 				transport := newNull()
 				p.conn = func(uint64) conn { return transport }
-				benchmark(b, p, payloads(kind))
+				benchmark(b, p, payloads(c.kind, size))
 			})
 		}
 	}
@@ -110,7 +113,7 @@ func BenchmarkSendAsyncFakeBroker(b *testing.B) {
 			fake := clienttest.Start(b, 1)
 			fake.CreateTopic("orders", 1)
 			fake.Discard()
-			benchmark(b, open(b, fake), payloads(kind))
+			benchmark(b, open(b, fake), payloads(kind, 1024))
 		})
 	}
 }
@@ -121,7 +124,7 @@ func TestSendAsyncAllocatesAtMostOncePerRecord(t *testing.T) {
 	p := open(t, fake)
 	transport := newNull()
 	p.conn = func(uint64) conn { return transport }
-	v := payloads("json")[0]
+	v := payloads("json", 1024)[0]
 	ctx := within(t)
 	send := func() {
 		for range 2000 {

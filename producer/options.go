@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"logbroker/internal/recordbatch"
@@ -37,6 +38,7 @@ type Option func(*options)
 type options struct {
 	name            string
 	tls             *tls.Config
+	dial            func(network, address string) (net.Conn, error)
 	logger          *slog.Logger
 	linger          time.Duration // < 0: adaptive
 	batchBytes      int
@@ -87,8 +89,10 @@ func (o *options) validate() error {
 // an ack comes in, the batch is full, or DefaultLingerMax has passed.
 func WithLinger(d time.Duration) Option { return func(o *options) { o.linger = max(d, 0) } }
 
-// WithBatchBytes sets the size at which a batch is sent, uncompressed. Default
-// 256 KiB. A topic's max_batch_bytes caps it.
+// WithBatchBytes sets the size at which a batch is sent, as it is expected to be
+// once compressed; how far a topic's batches shrink is learnt from those before.
+// Default 256 KiB. A topic's max_batch_bytes caps the size before compression;
+// so does the share of WithBufferBytes a batch may have.
 func WithBatchBytes(n int) Option { return func(o *options) { o.batchBytes = n } }
 
 // WithBufferBytes bounds the memory of records that are not acked yet, over all
@@ -115,6 +119,12 @@ func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l 
 
 // WithTLS makes every connection use TLS. Default: none.
 func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
+
+// WithDialer makes connections by dial, to the addresses that the cluster
+// advertises: through a proxy, say. Default: TCP.
+func WithDialer(dial func(network, address string) (net.Conn, error)) Option {
+	return func(o *options) { o.dial = dial }
+}
 
 // WithName sets the connection's name in the broker's lists. Default
 // "logbroker-producer".

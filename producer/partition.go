@@ -17,6 +17,7 @@ type partition struct {
 	index   int32
 	subject string
 	sticky  *sticky
+	ratio   *ratio // of the topic's batches
 	// bytesMax is the topic's max_batch_bytes.
 	bytesMax atomic.Int64
 	wake     chan struct{} // holds at most one token
@@ -52,9 +53,10 @@ type event struct {
 	moved bool
 }
 
-func newPartition(p *Producer, meta *protocol.TopicMetadata, index int32, s *sticky) *partition {
+func newPartition(p *Producer, t *topic, index int32) *partition {
+	meta := t.meta
 	q := &partition{
-		p: p, topic: meta.Name, topicID: meta.ID, index: index, sticky: s,
+		p: p, topic: meta.Name, topicID: meta.ID, index: index, sticky: t.sticky, ratio: t.ratio,
 		subject: protocol.ProduceSubject(meta.Name, index),
 		wake:    make(chan struct{}, 1),
 	}
@@ -70,12 +72,9 @@ func (q *partition) poke() {
 	}
 }
 
-// batchLimit is the size at which a batch is closed.
-func (q *partition) batchLimit() int {
-	return min(q.p.options.batchBytes, q.recordLimit())
-}
-
-// recordLimit is the largest batch the topic takes.
+// recordLimit is the largest batch the topic takes. No batch is larger even
+// before it is compressed, so none needs to be split when it turns out not to
+// shrink.
 func (q *partition) recordLimit() int {
 	if n := q.bytesMax.Load(); n > 0 {
 		return int(min(n, 1<<30))
@@ -90,24 +89,23 @@ func (q *partition) append(r *Record, now time.Time, size int, done func(Receipt
 	if !r.Timestamp.IsZero() {
 		timestamp = r.Timestamp
 	}
-	limit := q.batchLimit()
 	q.mu.Lock()
 	if q.retired {
 		q.mu.Unlock()
 		return false
 	}
 	wake := false
-	if q.open != nil && q.open.builder.Size()+size > limit {
+	if q.open != nil && q.open.builder.Size()+size > min(q.open.limit, q.recordLimit()) {
 		q.closeBatch()
 		wake = true
 	}
 	if q.open == nil {
-		q.open = q.p.pools.get(now)
+		q.openBatch(now)
 		wake = true
 	}
 	q.open.append(r, timestamp.UnixMilli(), int64(size), done)
 	q.accepted++
-	if q.open.builder.Size() >= limit {
+	if q.open.builder.Size() >= q.open.limit {
 		q.closeBatch()
 		wake = true
 	}
@@ -124,8 +122,16 @@ func (q *partition) append(r *Record, now time.Time, size int, done func(Receipt
 	return true
 }
 
+// openBatch begins a batch. mu is held.
+func (q *partition) openBatch(now time.Time) {
+	q.open = q.p.pools.get(now)
+	q.open.limit = q.batchLimit()
+	q.p.open.Add(1)
+}
+
 // closeBatch moves the open batch to the queue. mu is held.
 func (q *partition) closeBatch() {
+	q.p.open.Add(-1)
 	q.queue = append(q.queue, q.open)
 	q.open = nil
 	q.sticky.leave(q.index)

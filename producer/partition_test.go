@@ -26,6 +26,12 @@ func manual(t *testing.T, p *Producer) *partition {
 	return q
 }
 
+// launch starts the goroutine after all, so that Close need not wait in vain.
+func (q *partition) launch() {
+	q.p.goroutines.Add(1)
+	go q.run()
+}
+
 // put appends a record at a time and steps until its callback has run.
 func (q *partition) put(t *testing.T, now time.Time) {
 	t.Helper()

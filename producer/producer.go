@@ -60,6 +60,8 @@ type Producer struct {
 	pools     pools
 	topics    topics
 	completer *completer
+	// open counts the open batches, of all partitions.
+	open atomic.Int32
 	// flushing counts the Flush calls under way: nothing lingers meanwhile.
 	flushing atomic.Int32
 	progress broadcaster
@@ -86,7 +88,7 @@ func New(ctx context.Context, servers []string, opts ...Option) (*Producer, erro
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c, err := client.Dial(ctx, servers, client.Options{Name: o.name, TLS: o.tls, Logger: o.logger})
+	c, err := client.Dial(ctx, servers, client.Options{Name: o.name, TLS: o.tls, Dial: o.dial, Logger: o.logger})
 	if err != nil {
 		return nil, err
 	}

@@ -272,7 +272,7 @@ func (q *partition) fill(now time.Time) {
 		if b == nil {
 			return
 		}
-		if err := b.encode(q.p.options.compression, &q.p.pools); err != nil {
+		if err := q.encode(b); err != nil {
 			q.completeLater(b, err)
 			continue
 		}
@@ -285,6 +285,22 @@ func (q *partition) fill(now time.Time) {
 			return
 		}
 	}
+}
+
+// encode builds b's request and learns from it how far records shrink.
+func (q *partition) encode(b *batch) error {
+	if b.builder == nil {
+		return nil // it has been sent before
+	}
+	o, before := &q.p.options, b.builder.Size()
+	if err := b.encode(o.compression, &q.p.pools); err != nil {
+		return err
+	}
+	// A batch of a few records shrinks less than a full one.
+	if before >= min(o.batchBytes, q.recordLimit())/2 {
+		q.ratio.learn(before, len(b.request)-batchAt)
+	}
+	return nil
 }
 
 // steady reports whether the next batch may go out beside those under way. It

@@ -22,6 +22,7 @@ type topic struct {
 	meta   *protocol.TopicMetadata
 	parts  []*partition
 	sticky *sticky
+	ratio  *ratio
 	// lookedAt is when meta was last compared with the cache, Unix ms.
 	lookedAt atomic.Int64
 }
@@ -95,10 +96,10 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 	if p.closed.Load() { // Close retires what all() returns, so nothing may come later
 		return nil, ErrClosed
 	}
-	t := &topic{meta: meta, sticky: new(sticky)}
+	t := &topic{meta: meta, sticky: new(sticky), ratio: new(ratio)}
 	old := p.topics.byName[meta.Name]
 	if old != nil && old.meta.ID == meta.ID {
-		t.parts, t.sticky = append(t.parts, old.parts...), old.sticky
+		t.parts, t.sticky, t.ratio = append(t.parts, old.parts...), old.sticky, old.ratio
 	} else {
 		t.sticky.now.Store(rand.Int32N(int32(len(meta.Partitions))))
 		if old != nil {
@@ -106,7 +107,7 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 		}
 	}
 	for i := len(t.parts); i < len(meta.Partitions); i++ {
-		t.parts = append(t.parts, newPartition(p, meta, int32(i), t.sticky))
+		t.parts = append(t.parts, newPartition(p, t, int32(i)))
 	}
 	t.sticky.count.Store(int32(len(t.parts)))
 	t.lookedAt.Store(now.UnixMilli())

@@ -17,7 +17,7 @@ import (
 // encoded returns a batch of n records that is ready for a number.
 func encoded(t testing.TB, n int) *batch {
 	t.Helper()
-	b := &batch{builder: recordbatch.NewBuilder()}
+	b := &batch{builder: recordbatch.NewBuilderBehind(batchAt)}
 	for range n {
 		b.append(&Record{Value: []byte("v")}, 1, 1, nil)
 	}

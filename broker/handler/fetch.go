@@ -31,8 +31,8 @@ type fetch struct {
 	timer  *time.Timer
 }
 
-// Fetch answers r by one or more calls of send, each with one encoded reply
-// that is send's only until it returns. The batches together stay within the
+// Fetch answers r by one or more calls of send, each with one encoded reply, or
+// a piece of one, that is send's only until it returns. The batches together stay within the
 // request's credit, but there is at least one batch; the last reply is flagged.
 // Where there is nothing to read it waits as long as the request allows. Fetch
 // itself never blocks; send is called from the pool's goroutines, for one
@@ -147,15 +147,29 @@ func (f *fetch) read(buf *[]byte, offset int64, maxBytes int) (partitions.ReadRe
 }
 
 // reply sends the n bytes of batches that result.Data holds behind the header's
-// room, as one message, without copying them.
+// room, without copying them: as one message, or in pieces where the client takes
+// those. The header of each further piece is written over the end of the one
+// before, which is sent by then.
 func (f *fetch) reply(result partitions.ReadResult, n int, last bool) {
 	r := protocol.FetchReply{
-		Last: last, TopicID: f.target.topicID,
+		TopicID:       f.target.topicID,
 		HighWatermark: result.HighWatermark, LogStart: result.LogStart,
 	}
 	r.Leader, r.Epoch = f.h.hint(f.target)
-	r.AppendHeader(result.Data[:0], n)
-	f.send(result.Data[:protocol.FetchReplyHeaderSize+n])
+	most := n
+	if f.req.Pieces {
+		most = f.h.options.PieceBytes - protocol.FetchReplyHeaderSize
+	}
+	for msg := result.Data; ; r.Piece++ {
+		now := min(n, most)
+		r.More, r.Last = now < n, last && now == n
+		r.AppendHeader(msg[:0], now)
+		f.send(msg[:protocol.FetchReplyHeaderSize+now])
+		if !r.More {
+			return
+		}
+		msg, n = msg[now:], n-now
+	}
 }
 
 // fail sends the one and last reply of a request that ends in an error.

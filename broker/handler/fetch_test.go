@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"bytes"
 	"testing"
 
 	"logbroker/broker/metadata"
@@ -50,6 +51,41 @@ func TestRule4FetchStaysWithinItsCredit(t *testing.T) {
 	}
 	if r.waiting() != 0 {
 		t.Error("a fetch that found records waits")
+	}
+}
+
+// What a client that takes pieces gets is, put together, what any other gets.
+func TestFetchCutsRepliesForClientsThatTakePieces(t *testing.T) {
+	const most = 300
+	b := newBench(t, func(o *Options) { o.ReplyBytes, o.PieceBytes = 4096, most })
+	topic, _ := b.topic("orders")
+	for n := range 12 {
+		b.produce(produceRequest(topic, encodeBatch(t, string(make([]byte, 100*n)))))
+	}
+	whole := b.fetch(fetchRequest(topic, 0, 1<<20, 0))
+	request := protocol.FetchRequest{TopicID: topic.ID, Epoch: protocol.EpochUnknown, MaxBytes: 1 << 20, Pieces: true}
+	pieces := b.fetch(PartitionRequest{Topic: topic.Name, Payload: request.Append(nil)})
+	for _, want := range whole {
+		var got []byte
+		for number := 0; ; number++ {
+			piece := pieces[0]
+			got, pieces = append(got, piece.Batches...), pieces[1:]
+			if len(piece.Batches) > most-protocol.FetchReplyHeaderSize || int(piece.Piece) != number || piece.Last != (len(pieces) == 0) {
+				t.Fatalf("piece %d: number %d, %d bytes, last %v", number, piece.Piece, len(piece.Batches), piece.Last)
+			}
+			if !piece.More {
+				break
+			}
+			if !pieces[0].Follows(&piece) {
+				t.Fatalf("%+v does not follow %+v", pieces[0], piece)
+			}
+		}
+		if !bytes.Equal(got, want.Batches) {
+			t.Fatalf("%d bytes in pieces, %d in one", len(got), len(want.Batches))
+		}
+	}
+	if len(pieces) != 0 {
+		t.Fatalf("%d pieces too many", len(pieces))
 	}
 }
 

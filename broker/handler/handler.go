@@ -31,6 +31,7 @@ const (
 	DefaultPublishBytesMax  = 32 << 20
 	DefaultFetchesMax       = 50_000
 	DefaultReplyBytes       = 512 << 10
+	DefaultPieceBytes       = 64<<10 - 256
 	DefaultOffsetsTimeout   = 3 * time.Second
 	DefaultPublishTimeout   = 4 * time.Second
 	DefaultControlTimeout   = 9 * time.Second
@@ -128,6 +129,11 @@ type Options struct {
 	FetchesMax int
 	// ReplyBytes bounds the batches of one fetch reply. Default 512 KiB.
 	ReplyBytes int
+	// PieceBytes bounds one message of a reply to a client that takes pieces; at
+	// least 64. Default 64 KiB less 256: with its subject that is what the
+	// embedded NATS server reads from a connection at once, and it copies a
+	// message once more, into memory of its own, where it does not.
+	PieceBytes int
 	// OffsetsTimeout bounds a look-up of offsets, PublishTimeout the delivery of
 	// a plain message, ControlTimeout a control verb, PeerTimeout one call to
 	// another node. Defaults 3 s, 4 s, 9 s, 1 s.
@@ -143,6 +149,7 @@ func (o Options) withDefaults() Options {
 	orElse(&o.PublishBytesMax, DefaultPublishBytesMax)
 	orElse(&o.FetchesMax, DefaultFetchesMax)
 	orElse(&o.ReplyBytes, DefaultReplyBytes)
+	orElse(&o.PieceBytes, DefaultPieceBytes)
 	orElse(&o.OffsetsTimeout, DefaultOffsetsTimeout)
 	orElse(&o.PublishTimeout, DefaultPublishTimeout)
 	orElse(&o.ControlTimeout, DefaultControlTimeout)

@@ -89,6 +89,9 @@ func (s *Server) clusterOptions(o *server.Options) error {
 		AuthTimeout:   readyTimeout.Seconds(),
 	}
 	o.Cluster.Advertise = s.advertise(host, port)
+	if s.options.RouteAdvertise != "" {
+		o.Cluster.Advertise = s.options.RouteAdvertise
+	}
 	return nil
 }
 

@@ -58,6 +58,9 @@ type Options struct {
 	// AdvertiseHost is the host that clients and other servers are told where
 	// the listen address is a wildcard (0.0.0.0).
 	AdvertiseHost string
+	// RouteAdvertise is the host:port of the route port that the other nodes are
+	// told, where it is not the one listened on.
+	RouteAdvertise string
 	// Routes are the route addresses (host:port) of the other nodes known at
 	// the start; SetRoutes replaces them.
 	Routes []string

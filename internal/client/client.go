@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,8 @@ type Options struct {
 	Name string
 	// TLS, when not nil, is used for every connection.
 	TLS *tls.Config
+	// Dial, when not nil, makes every connection.
+	Dial func(network, address string) (net.Conn, error)
 	// Logger gets connection and routing events. Default: discard.
 	Logger *slog.Logger
 	// RequestTimeout bounds a control request whose context has no deadline

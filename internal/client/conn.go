@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,6 +102,9 @@ func dial(ctx context.Context, urls []string, o Options, own bool) (*Conn, error
 	if o.TLS != nil {
 		opts = append(opts, nats.Secure(o.TLS))
 	}
+	if o.Dial != nil {
+		opts = append(opts, nats.SetCustomDialer(dialer(o.Dial)))
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -116,6 +120,12 @@ func dial(ctx context.Context, urls []string, o Options, own bool) (*Conn, error
 	}
 	return n, nil
 }
+
+// dialer is a function as nats.go wants it.
+type dialer func(network, address string) (net.Conn, error)
+
+// Dial implements nats.CustomDialer.
+func (d dialer) Dial(network, address string) (net.Conn, error) { return d(network, address) }
 
 func (n *Conn) subscribe() error {
 	sub, err := n.nc.Subscribe(n.prefix+"*", n.deliver)

@@ -146,7 +146,7 @@ func DecodeProduceReply(b []byte) (ProduceReply, error) {
 // nothing to read the broker waits up to MaxWaitMs and then answers one empty
 // last reply.
 //
-//	0  1  version   1  1  flags = 0   2  8  topic id   10 4  leader epoch, -1 unknown
+//	0  1  version   1  1  flags (bit 0 pieces)   2  8  topic id   10 4  leader epoch, -1 unknown
 //	14 8  offset    22 4  max bytes   26 4  max wait, ms   30 4  reserved = 0
 type FetchRequest struct {
 	TopicID   uint64
@@ -154,11 +154,21 @@ type FetchRequest struct {
 	Offset    int64
 	MaxBytes  uint32
 	MaxWaitMs uint32
+	// Pieces says that the client takes a reply in several messages; see
+	// FetchReply. Without it every message holds whole batches.
+	Pieces bool
 }
+
+// FlagPieces marks a fetch request whose replies may come in pieces.
+const FlagPieces = 1 << 0
 
 // Append appends the encoded request.
 func (r *FetchRequest) Append(dst []byte) []byte {
-	dst = append(dst, Version, 0)
+	var flags byte
+	if r.Pieces {
+		flags |= FlagPieces
+	}
+	dst = append(dst, Version, flags)
 	dst = binary.BigEndian.AppendUint64(dst, r.TopicID)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(r.Epoch))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Offset))
@@ -178,23 +188,34 @@ func DecodeFetchRequest(b []byte) (FetchRequest, error) {
 		Offset:    int64(binary.BigEndian.Uint64(b[14:])),
 		MaxBytes:  binary.BigEndian.Uint32(b[22:]),
 		MaxWaitMs: binary.BigEndian.Uint32(b[26:]),
+		Pieces:    b[1]&FlagPieces != 0,
 	}, nil
 }
 
-// FlagLast marks the last reply to a fetch request.
-const FlagLast = 1 << 0
+// Flags of a fetch reply.
+const (
+	FlagLast = 1 << 0 // the last reply to the request, or its last piece
+	FlagMore = 1 << 1 // another piece of the same reply follows
+)
 
 // FetchReply is one of the replies to a fetch request. With Code None, Batches
 // holds whole batches as stored; the first one may begin below the requested
 // offset (the client skips). With an error, Message holds its text.
 //
-//	0  1  version    1  1  flags (bit 0 last)   2  2  code    4  4  retry after, ms
-//	8  8  topic id   16 4  leader epoch         20 8  leader node hint
-//	28 8  high watermark                        36 8  log start offset
-//	44 1  reserved   45 4  length of the message, or of the batches
+// Where the request allows it, a reply comes in pieces: messages that hold the
+// batches together, in order, cut anywhere. They are numbered from 0 (modulo 256),
+// all but the last have More set, and what their headers say from the topic id to
+// the log start offset is the same. A reply in one message is piece 0 of one.
+//
+//	0  1  version        1  1  flags (bit 0 last, bit 1 more)   2  2  code    4  4  retry after, ms
+//	8  8  topic id       16 4  leader epoch                     20 8  leader node hint
+//	28 8  high watermark                                        36 8  log start offset
+//	44 1  piece number   45 4  length of the message, or of the batches
 type FetchReply struct {
 	Code          errcode.Code
 	Last          bool
+	More          bool
+	Piece         uint8
 	RetryAfterMs  uint32
 	TopicID       uint64
 	Epoch         int32
@@ -213,6 +234,9 @@ func (r *FetchReply) AppendHeader(dst []byte, n int) []byte {
 	if r.Last {
 		flags |= FlagLast
 	}
+	if r.More {
+		flags |= FlagMore
+	}
 	dst = append(dst, Version, flags)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(r.Code))
 	dst = binary.BigEndian.AppendUint32(dst, r.RetryAfterMs)
@@ -221,7 +245,7 @@ func (r *FetchReply) AppendHeader(dst []byte, n int) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, r.Leader)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.HighWatermark))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.LogStart))
-	dst = append(dst, 0)
+	dst = append(dst, r.Piece)
 	return binary.BigEndian.AppendUint32(dst, uint32(n))
 }
 
@@ -237,6 +261,8 @@ func DecodeFetchReply(b []byte) (FetchReply, error) {
 	r := FetchReply{
 		Code:          errcode.Code(binary.BigEndian.Uint16(b[2:])),
 		Last:          b[1]&FlagLast != 0,
+		More:          b[1]&FlagMore != 0,
+		Piece:         b[44],
 		RetryAfterMs:  binary.BigEndian.Uint32(b[4:]),
 		TopicID:       binary.BigEndian.Uint64(b[8:]),
 		Epoch:         int32(binary.BigEndian.Uint32(b[16:])),
@@ -250,6 +276,18 @@ func DecodeFetchReply(b []byte) (FetchReply, error) {
 		r.Message = string(payload)
 	}
 	return r, nil
+}
+
+// FetchReplyGoesOn reports whether message, not decoded yet, is a piece that
+// another one follows.
+func FetchReplyGoesOn(message []byte) bool {
+	return len(message) >= FetchReplyHeaderSize && message[1]&FlagMore != 0
+}
+
+// Follows reports whether r is the piece that comes after prev.
+func (r *FetchReply) Follows(prev *FetchReply) bool {
+	return prev.More && r.Piece == prev.Piece+1 && r.Code == prev.Code && r.TopicID == prev.TopicID && r.Epoch == prev.Epoch &&
+		r.Leader == prev.Leader && r.HighWatermark == prev.HighWatermark && r.LogStart == prev.LogStart
 }
 
 // Special timestamps of an offsets request (Kafka's ListOffsets values).

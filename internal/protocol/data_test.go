@@ -29,13 +29,20 @@ func messages() map[string]struct {
 	produce := ProduceRequest{TopicID: 7, Epoch: 3, MsgID: "id-1", BatchAt: 19}
 	produceReply := ProduceReply{Code: errcode.NotLeaderOrFollower, Duplicate: true, RetryAfterMs: 20, TopicID: 7, Epoch: 3, Leader: 2, BaseOffset: -1, AppendTimeMs: 1767362645000, Message: "node 2 leads"}
 	fetch := FetchRequest{TopicID: 7, Epoch: EpochUnknown, Offset: 1 << 40, MaxBytes: 4 << 20, MaxWaitMs: 500}
+	pieces := FetchRequest{TopicID: 7, Epoch: 3, Offset: 1 << 40, MaxBytes: 4 << 20, MaxWaitMs: 500, Pieces: true}
+	piece := FetchReply{More: true, Piece: 2, TopicID: 7, Epoch: 3, Leader: 1, HighWatermark: 99, LogStart: 5, Batches: []byte("batches")}
 	fetchReply := FetchReply{Last: true, TopicID: 7, Epoch: 3, Leader: 1, HighWatermark: 99, LogStart: 5, Batches: []byte("batches")}
 	offsets := OffsetsRequest{TopicID: 7, Epoch: 3, TimestampMs: TimestampLatest}
 	offsetsReply := OffsetsReply{TopicID: 7, Epoch: 3, Leader: 1, Offset: 42, TimestampMs: 1767362645000}
 	return map[string]message{
-		"produce-request": {append(produce.AppendHeader(nil), "batch"...), produce, func(b []byte) (any, error) { return DecodeProduceRequest(b) }},
-		"produce-reply":   {produceReply.Append(nil), produceReply, func(b []byte) (any, error) { return DecodeProduceReply(b) }},
-		"fetch-request":   {fetch.Append(nil), fetch, func(b []byte) (any, error) { return DecodeFetchRequest(b) }},
+		"produce-request":      {append(produce.AppendHeader(nil), "batch"...), produce, func(b []byte) (any, error) { return DecodeProduceRequest(b) }},
+		"produce-reply":        {produceReply.Append(nil), produceReply, func(b []byte) (any, error) { return DecodeProduceReply(b) }},
+		"fetch-request":        {fetch.Append(nil), fetch, func(b []byte) (any, error) { return DecodeFetchRequest(b) }},
+		"fetch-request-pieces": {pieces.Append(nil), pieces, func(b []byte) (any, error) { return DecodeFetchRequest(b) }},
+		"fetch-reply-piece": {
+			append(piece.AppendHeader(nil, len(piece.Batches)), piece.Batches...), piece,
+			func(b []byte) (any, error) { return DecodeFetchReply(b) },
+		},
 		"fetch-reply": {
 			append(fetchReply.AppendHeader(nil, len(fetchReply.Batches)), fetchReply.Batches...), fetchReply,
 			func(b []byte) (any, error) { return DecodeFetchReply(b) },
@@ -71,6 +78,7 @@ func TestHeadersHaveTheirDocumentedSizes(t *testing.T) {
 	sizes := map[string]int{
 		"produce-request": ProduceRequestHeaderSize + len("id-1") + len("batch"), "produce-reply": ProduceReplySize + len("node 2 leads"),
 		"fetch-request": FetchRequestSize, "fetch-reply": FetchReplyHeaderSize + len("batches"),
+		"fetch-request-pieces": FetchRequestSize, "fetch-reply-piece": FetchReplyHeaderSize + len("batches"),
 		"offsets-request": OffsetsRequestSize, "offsets-reply": OffsetsReplySize,
 	}
 	for name, m := range messages() {

@@ -96,7 +96,7 @@ type snapshotConnection struct{ *outgoing }
 // connection's keep-alive. Until then dragonboat has the receiver's replica as one
 // that needs a snapshot.
 func (c *snapshotConnection) SendChunk(chunk pb.Chunk) error {
-	if err := c.send(chunk); err != nil || !chunk.IsLastChunk() {
+	if err := c.send(&chunk, chunk.Size()); err != nil || !chunk.IsLastChunk() {
 		return err
 	}
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
@@ -109,25 +109,6 @@ func (c *snapshotConnection) SendChunk(chunk pb.Chunk) error {
 		return errors.New("raftnode: the snapshot was not taken")
 	}
 	return nil
-}
-
-// send sends one chunk: one frame.
-func (c *snapshotConnection) send(chunk pb.Chunk) error {
-	if c.lost() {
-		return net.ErrClosed
-	}
-	buf := getFrameBuffer()
-	defer putFrameBuffer(buf)
-	if need := frameHeaderBytes + chunk.Size(); len(*buf) < need {
-		*buf = make([]byte, max(need, 64<<10))
-	}
-	n, err := chunk.MarshalTo((*buf)[frameHeaderBytes:])
-	if err != nil {
-		return err
-	}
-	frame := (*buf)[:frameHeaderBytes+n]
-	sealFrame(frame)
-	return writeFrame(c.conn, frame)
 }
 
 // Close implements raftio.ISnapshotConnection.

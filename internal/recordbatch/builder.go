@@ -54,9 +54,13 @@ func RecordSize(key, value []byte, headers []Header) int {
 // for one goroutine and is made to be reused: after Reset it keeps its buffer,
 // so a Builder in steady state does not allocate.
 type Builder struct {
-	// records are the encoded records: len(records) = Size() − HeaderSize.
-	records []byte
-	count   int
+	// room is how many bytes are left free in front of the batch, see Take.
+	room int
+	// buf is the batch as it grows, behind its room; the header is filled in
+	// last. It is empty as long as there is no record:
+	// len(buf) = 0 or room + Size().
+	buf   []byte
+	count int
 	// baseTimestamp is the first record's, maxTimestamp the highest; both are
 	// meaningful only when count > 0.
 	baseTimestamp, maxTimestamp int64
@@ -65,9 +69,13 @@ type Builder struct {
 // NewBuilder returns an empty Builder. The zero Builder is ready as well.
 func NewBuilder() *Builder { return &Builder{} }
 
+// NewBuilderBehind returns an empty Builder whose Take leaves room bytes free in
+// front of the batch, for the header of a message.
+func NewBuilderBehind(room int) *Builder { return &Builder{room: room} }
+
 // Reset forgets the records and keeps the memory.
 func (b *Builder) Reset() {
-	b.records, b.count = b.records[:0], 0
+	b.buf, b.count = b.buf[:0], 0
 	b.baseTimestamp, b.maxTimestamp = 0, 0
 }
 
@@ -76,20 +84,27 @@ func (b *Builder) Count() int { return b.count }
 
 // Size returns the batch's size in bytes when it is not compressed, header
 // included. Compression never makes a built batch larger than that.
-func (b *Builder) Size() int { return HeaderSize + len(b.records) }
+func (b *Builder) Size() int { return HeaderSize + len(b.records()) }
+
+// start is where the records begin in buf.
+func (b *Builder) start() int { return b.room + HeaderSize }
+
+// records are the encoded records.
+func (b *Builder) records() []byte { return b.buf[min(b.start(), len(b.buf)):] }
 
 // Append adds a record. tsMs is its timestamp in milliseconds since the Unix
 // epoch; a nil key or value (of a header too) is null. Everything is copied.
 func (b *Builder) Append(tsMs int64, key, value []byte, headers []Header) {
 	if b.count == 0 {
 		b.baseTimestamp, b.maxTimestamp = tsMs, tsMs
+		b.buf = slices.Grow(b.buf[:0], b.start())[:b.start()]
 	}
 	b.maxTimestamp = max(b.maxTimestamp, tsMs)
 	// The subtraction may wrap; so does the reader's addition.
 	delta := tsMs - b.baseTimestamp
 	size := recordBodySize(delta, int64(b.count), key, value, headers)
 
-	r := slices.Grow(b.records, varint32SizeMax+size)
+	r := slices.Grow(b.buf, varint32SizeMax+size)
 	r = binary.AppendVarint(r, int64(size))
 	r = append(r, 0) // record attributes, unused
 	r = binary.AppendVarint(r, delta)
@@ -102,8 +117,39 @@ func (b *Builder) Append(tsMs int64, key, value []byte, headers []Header) {
 		r = append(r, headers[i].Key...)
 		r = appendNullable(r, headers[i].Value)
 	}
-	b.records = r
+	b.buf = r
 	b.count++
+}
+
+// Take encodes the batch and hands it over without a copy: the result is the
+// room (see NewBuilderBehind), whose bytes are the caller's to fill in, and then
+// the batch. Its memory is spare's, whose content does not matter, or where the
+// records are not compressed the Builder's own, which then keeps spare for the
+// records to come. The Builder is empty afterwards.
+//
+// Fields are as after Build, but for the producer's and the CRC: SetProducer
+// must follow. Errors: as Build; the Builder keeps its records.
+func (b *Builder) Take(spare []byte, codec Codec) ([]byte, error) {
+	if err := b.check(codec); err != nil {
+		return nil, err
+	}
+	if codec != None {
+		out, err := compress(slices.Grow(spare[:0], b.start())[:b.start()], b.records(), codec)
+		if err != nil {
+			return nil, err
+		}
+		if len(out) < len(b.buf) {
+			b.putHeader(out[b.room:], codec)
+			b.Reset()
+			return out, nil
+		}
+		spare = out
+	}
+	out := b.buf
+	b.putHeader(out[b.room:], None)
+	b.buf = spare
+	b.Reset()
+	return out, nil
 }
 
 // Build appends the encoded batch to dst and returns the result. The records
@@ -120,15 +166,17 @@ func (b *Builder) Build(dst []byte, codec Codec) ([]byte, error) {
 	at := len(dst)
 	dst = slices.Grow(dst, b.Size())
 	dst = dst[:at+HeaderSize]
-	out, err := compress(dst, b.records, codec)
+	records := b.records()
+	out, err := compress(dst, records, codec)
 	if err != nil {
 		return dst[:at], err
 	}
-	if codec == None || len(out)-len(dst) >= len(b.records) {
+	if codec == None || len(out)-len(dst) >= len(records) {
 		codec = None
-		out = append(out[:at+HeaderSize], b.records...)
+		out = append(out[:at+HeaderSize], records...)
 	}
 	b.putHeader(out[at:], codec)
+	Batch(out[at:]).SetProducer(-1, -1, -1) // and the CRC
 	return out, nil
 }
 
@@ -146,7 +194,8 @@ func (b *Builder) check(codec Codec) error {
 	return nil
 }
 
-// putHeader fills in the header of batch, whose records are in place.
+// putHeader fills in the header of batch, whose records are in place, except
+// for the producer fields and the CRC.
 func (b *Builder) putHeader(batch []byte, codec Codec) {
 	be := binary.BigEndian
 	be.PutUint64(batch[atBaseOffset:], 0)
@@ -158,7 +207,6 @@ func (b *Builder) putHeader(batch []byte, codec Codec) {
 	be.PutUint64(batch[atBaseTimestamp:], uint64(b.baseTimestamp))
 	be.PutUint64(batch[atMaxTimestamp:], uint64(b.maxTimestamp))
 	be.PutUint32(batch[atCount:], uint32(b.count))
-	Batch(batch).SetProducer(-1, -1, -1) // and the CRC
 }
 
 // recordBodySize returns the size of a record after its length field.

@@ -180,3 +180,85 @@ func TestBuilderInSteadyStateDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// noise returns n bytes that no codec shrinks.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestTakeGivesWhatBuildGives(t *testing.T) {
+	const room = 11
+	b, other := NewBuilderBehind(room), NewBuilder()
+	shrinking := someRecords(300)
+	var spare []byte
+	for codec := None; codec <= Zstd; codec++ {
+		for _, records := range [][]Record{shrinking, {{TimestampMs: 5, Value: noise(4096)}}, shrinking[:1]} {
+			other.Reset()
+			for _, r := range records {
+				b.Append(r.TimestampMs, r.Key, r.Value, r.Headers)
+				other.Append(r.TimestampMs, r.Key, r.Value, r.Headers)
+			}
+			want, err := other.Build(nil, codec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size := b.Size()
+			if size != other.Size() {
+				t.Fatalf("size %d behind room, %d without", size, other.Size())
+			}
+			got, err := b.Take(spare, codec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			Batch(want).SetProducer(7, 8, 9)
+			Batch(got[room:]).SetProducer(7, 8, 9)
+			if !bytes.Equal(got[room:], want) {
+				t.Errorf("%v, %d records: another batch", codec, len(records))
+			}
+			if b.Count() != 0 || b.Size() != HeaderSize {
+				t.Errorf("%v: %d records are left", codec, b.Count())
+			}
+			// What the builder goes on with is not what it gave away.
+			b.Append(1, nil, noise(8192), nil)
+			if !bytes.Equal(got[room:], want) {
+				t.Errorf("%v, %d records: the builder writes into what it gave away", codec, len(records))
+			}
+			b.Reset()
+			spare = got
+		}
+	}
+}
+
+func TestTakeCopiesNothingThatIsNotCompressed(t *testing.T) {
+	for _, codec := range []Codec{None, Zstd} {
+		b := NewBuilderBehind(4)
+		spare := make([]byte, 64<<10)
+		b.Append(1, nil, noise(32<<10), nil)
+		first := &b.buf[0]
+		out, err := b.Take(spare, codec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if &out[0] != first {
+			t.Errorf("%v: the batch lies elsewhere", codec)
+		}
+		b.Append(1, nil, noise(32<<10), nil)
+		if &b.buf[0] != &spare[0] {
+			t.Errorf("%v: the builder does not use the spare memory", codec)
+		}
+	}
+}
+
+func TestTakeThatFailsKeepsTheRecords(t *testing.T) {
+	b := NewBuilder()
+	_, err := b.Take(nil, None)
+	wantCode(t, err, errcode.InvalidRecord)
+	b.Append(1, nil, []byte("v"), nil)
+	_, err = b.Take(nil, Codec(5))
+	wantCode(t, err, errcode.UnsupportedCompression)
+	if b.Count() != 1 {
+		t.Fatalf("%d records are left", b.Count())
+	}
+}

@@ -49,6 +49,7 @@ type Iterator struct {
 	// left is how many records the header promised and rest still has to hold.
 	left int32
 	rest []byte
+	more [][]byte // goes on after rest, where the batch came in pieces
 
 	record Record
 	err    error
@@ -81,10 +82,17 @@ func (b Batch) Iterate(opts IterateOptions) (*Iterator, error) {
 // UNSUPPORTED_FOR_MESSAGE_FORMAT, INVALID_RECORD (attributes, count),
 // UNSUPPORTED_COMPRESSION_TYPE, MESSAGE_TOO_LARGE (over the limit).
 func (it *Iterator) Reset(b Batch, opts IterateOptions) error {
-	it.rest, it.left, it.record, it.err = nil, 0, Record{}, nil
-	it.letGo()
-	it.err = it.open(b, opts.limit())
+	it.begin()
+	if it.err = b.checkLength(); it.err == nil {
+		it.err = it.open(b, b.Records(), nil, len(b.Records()), opts.limit())
+	}
 	return it.err
+}
+
+// begin forgets the last batch.
+func (it *Iterator) begin() {
+	it.rest, it.more, it.left, it.record, it.err = nil, nil, 0, Record{}, nil
+	it.letGo()
 }
 
 // letGo drops what the last batch held, and buffers too large to keep.
@@ -107,25 +115,23 @@ func (o IterateOptions) limit() int {
 	return min(o.MaxDecompressedBytes, math.MaxInt32) // the format's own limit
 }
 
-// open checks b's header and makes its records ready.
-func (it *Iterator) open(b Batch, limit int) error {
-	if err := b.checkLength(); err != nil {
-		return err
-	}
+// open checks the header b and makes its records ready: size bytes, in records
+// and, where they are not compressed, in more.
+func (it *Iterator) open(b Batch, records []byte, more [][]byte, size, limit int) error {
 	if err := b.checkAttributes(); err != nil {
 		return err
 	}
-	if err := b.checkCount(); err != nil {
+	if err := b.checkCount(size); err != nil {
 		return err
 	}
-	records, err := decompress(it.decompressed, b.Records(), b.Codec(), limit)
+	records, err := decompress(it.decompressed, records, b.Codec(), limit)
 	if err != nil {
 		return err
 	}
 	if b.Codec() != None {
 		it.decompressed = records
 	}
-	it.rest, it.left = records, b.Count()
+	it.rest, it.more, it.left = records, more, b.Count()
 	it.baseOffset, it.baseTimestamp = b.BaseOffset(), b.BaseTimestamp()
 	it.delta, it.deltaMax = -1, int64(b.LastOffsetDelta())
 	it.headersMax = limit / headerMemorySize
@@ -139,9 +145,9 @@ func (it *Iterator) Next() bool {
 		return false
 	}
 	if it.left == 0 {
-		if len(it.rest) > 0 {
+		if it.nextPart(); len(it.rest) > 0 {
 			it.err = errcode.New(errcode.InvalidRecord, "record batch holds %d bytes more than its records; the producer wrote a broken batch, skip it", len(it.rest))
-			it.rest = nil
+			it.rest, it.more = nil, nil
 		}
 		return false
 	}
@@ -149,7 +155,7 @@ func (it *Iterator) Next() bool {
 		if it.err == nil {
 			it.err = errcode.New(errcode.InvalidRecord, "record %d of a batch at offset %d is malformed; the producer wrote a broken batch, skip it", it.delta+1, it.baseOffset)
 		}
-		it.rest, it.left, it.record = nil, 0, Record{}
+		it.rest, it.more, it.left, it.record = nil, nil, 0, Record{}
 		return false
 	}
 	it.left--
@@ -168,13 +174,10 @@ func (it *Iterator) Err() error { return it.err }
 // decode takes one record off rest. It reports false for a malformed record,
 // with err set where there is more to say.
 func (it *Iterator) decode() bool {
-	size, rest, ok := takeVarint(it.rest)
-	if !ok || size < recordSizeMin-1 || size > int64(len(rest)) {
+	body, ok := it.takeRecord()
+	if !ok {
 		return false
 	}
-	body := rest[1:size] // without the record attributes, which mean nothing
-	it.rest = rest[size:]
-
 	tsDelta, body, ok := takeVarint(body)
 	if !ok {
 		return false
@@ -206,6 +209,27 @@ func (it *Iterator) decode() bool {
 		Headers:     headers,
 	}
 	return true
+}
+
+// takeRecord takes one record off rest, and returns it without its length and
+// its attributes, which mean nothing.
+func (it *Iterator) takeRecord() (body []byte, ok bool) {
+	it.nextPart()
+	size, body, ok := takeVarint(it.rest)
+	switch {
+	case ok && size >= 0 && size <= int64(len(body)):
+		body, it.rest = body[:size], body[size:]
+	case len(it.more) == 0:
+		return nil, false
+	default:
+		if body, ok = it.join(); !ok {
+			return nil, false
+		}
+	}
+	if len(body) < recordSizeMin-1 {
+		return nil, false
+	}
+	return body[1:], true
 }
 
 // takeHeaders takes the header list off body.

@@ -47,7 +47,7 @@ func (b Batch) Validate(maxBytes int) error {
 	if err := b.checkAttributes(); err != nil {
 		return err
 	}
-	return b.checkCount()
+	return b.checkCount(len(b.Records()))
 }
 
 // checkLength demands magic 2 and that b is exactly one batch, long enough for
@@ -66,8 +66,12 @@ func (b Batch) checkLength() error {
 
 // CheckCRC compares the stored CRC-32C with the bytes. Error: CORRUPT_MESSAGE.
 func (b Batch) CheckCRC() error {
-	stored, computed := b.CRC(), crc32.Checksum(b[crcStart:], castagnoli)
-	if stored != computed {
+	return b.compareCRC(crc32.Checksum(b[crcStart:], castagnoli))
+}
+
+// compareCRC compares the stored CRC-32C with that of the bytes.
+func (b Batch) compareCRC(computed uint32) error {
+	if stored := b.CRC(); stored != computed {
 		return errcode.New(errcode.CorruptMessage,
 			"record batch has CRC %08x but its bytes give %08x; it was damaged, send it again", stored, computed)
 	}
@@ -89,14 +93,13 @@ func (b Batch) checkAttributes() error {
 
 // checkCount demands count = lastOffsetDelta + 1 > 0 (offsets are dense, and
 // the broker advances by what the header says) and, where the records are not
-// compressed, room for that many.
-func (b Batch) checkCount() error {
+// compressed, room for that many in the n bytes that the records take.
+func (b Batch) checkCount(n int) error {
 	count, last := b.Count(), b.LastOffsetDelta()
 	if count <= 0 || last != count-1 {
 		return errcode.New(errcode.InvalidRecord,
 			"record batch claims %d records and last offset delta %d; the count must be positive and one more than the delta", count, last)
 	}
-	n := len(b.Records())
 	if n == 0 || (b.Codec() == None && n/recordSizeMin < int(count)) {
 		return errcode.New(errcode.InvalidRecord,
 			"record batch claims %d records in %d bytes; a record takes at least %d, build the batch anew", count, n, recordSizeMin)

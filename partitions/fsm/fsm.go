@@ -53,6 +53,9 @@ type Options struct {
 	// Fetcher gets what a snapshot lists and does not carry; without one this
 	// replica cannot recover from a snapshot.
 	Fetcher Fetcher
+	// NoDeduplication stores every retry again. For tests of those who check that
+	// it does not happen.
+	NoDeduplication bool
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Observer may be nil.

@@ -152,7 +152,8 @@ func (f *FSM) judge(p produce, ms, base int64) (Verdict, int64) {
 			Producer: id, Epoch: p.batch.ProducerEpoch(),
 			Sequence: p.batch.BaseSequence(), Count: p.batch.Count(),
 		}
-		if v, offset := f.table.Apply(b, base); v != producerstate.Append {
+		v, offset := f.table.Apply(b, base)
+		if again := v == producerstate.Duplicate && f.opts.NoDeduplication; v != producerstate.Append && !again {
 			return verdictOf(v), offset
 		}
 	}

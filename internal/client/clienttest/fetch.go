@@ -11,8 +11,13 @@ import (
 	"logbroker/internal/recordbatch"
 )
 
-// replyBytes is about how much one reply to a fetch holds.
-const replyBytes = 64 << 10
+const (
+	// replyBytes is about how much one reply to a fetch holds.
+	replyBytes = 64 << 10
+	// pieceBytes is how much of it a piece holds: little, so that cuts go through
+	// headers and records in every test.
+	pieceBytes = 700
+)
 
 // Fetch is a fetch request as a hook sees it. N counts the requests from 1.
 type Fetch struct {
@@ -74,6 +79,7 @@ func (b *Broker) answerFetch(p *partition, n *node, req protocol.FetchRequest, t
 			return
 		}
 		if len(batches) > 0 {
+			fault.pieces = req.Pieces
 			b.sendBatches(n, r, batches, to, fault)
 			return
 		}
@@ -129,7 +135,28 @@ func (b *Broker) sendBatches(n *node, r protocol.FetchReply, batches [][]byte, t
 			return
 		}
 		r.Last = i == len(replies)-1
-		b.send(n, to, append(r.AppendHeader(nil, len(payload)), payload...), fault)
+		if !fault.pieces {
+			b.send(n, to, append(r.AppendHeader(nil, len(payload)), payload...), fault)
+			continue
+		}
+		if i > 0 {
+			fault.LosePiece = 0
+		}
+		b.sendPieces(n, r, payload, to, fault)
+	}
+}
+
+// sendPieces sends one reply in pieces.
+func (b *Broker) sendPieces(n *node, r protocol.FetchReply, payload []byte, to string, fault Fault) {
+	last := r.Last
+	for number := 1; number == 1 || len(payload) > 0; number++ {
+		now := min(len(payload), pieceBytes)
+		r.Piece, r.More = uint8(number-1), now < len(payload)
+		r.Last = last && !r.More
+		if fault.LosePiece != number {
+			b.send(n, to, append(r.AppendHeader(nil, now), payload[:now]...), fault)
+		}
+		payload = payload[now:]
 	}
 }
 

@@ -48,6 +48,10 @@ type Fault struct {
 	CutAfter int
 	// Lose loses the reply to a fetch with that number, from 1.
 	Lose int
+	// LosePiece loses the piece with that number, from 1, of the first reply to a
+	// fetch.
+	LosePiece int
+	pieces    bool // the client takes pieces
 	// Corrupt flips a bit in the batches of a fetch.
 	Corrupt bool
 	// Beyond claims a high watermark below the batches of a fetch.
