@@ -2,8 +2,8 @@
 // that a bound on time can be one on what the program does: a busy machine that
 // gives it no processor, or a disk that takes long to sync, is not its doing.
 //
-// It is for tests only. It is no way to wait for something: it only says what to
-// take off a time that was measured. Start at Start.
+// It is for tests and proofs only. It is no way to wait for something: it only says
+// what to take off a time that was measured. Start at Start.
 package stall
 
 import (
@@ -45,9 +45,19 @@ type Mark struct {
 // Start measures until the test ends.
 func Start(tb testing.TB) *Meter {
 	tb.Helper()
-	file, err := os.Create(filepath.Join(tb.TempDir(), "stall"))
+	m, err := Measure(filepath.Join(tb.TempDir(), "stall"))
 	if err != nil {
 		tb.Fatal(err)
+	}
+	tb.Cleanup(m.stop)
+	return m
+}
+
+// Measure measures until Stop. It makes the file, which it syncs now and then.
+func Measure(path string) (*Meter, error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
 	}
 	m := &Meter{lastOf: time.Now()}
 	done := make(chan struct{})
@@ -57,12 +67,9 @@ func Start(tb testing.TB) *Meter {
 	m.stop = sync.OnceFunc(func() {
 		close(done)
 		running.Wait()
-		if err := file.Close(); err != nil {
-			tb.Errorf("closing the file that is synced: %v", err)
-		}
+		_ = file.Close() // nothing is read from it
 	})
-	tb.Cleanup(m.stop)
-	return m
+	return m, nil
 }
 
 // Stop ends the measuring before the test ends.

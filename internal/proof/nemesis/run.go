@@ -1,0 +1,147 @@
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"logbroker/internal/proof/testbed"
+	"logbroker/internal/stall"
+)
+
+const (
+	topic      = "events"
+	partitions = 6
+	producers  = 3
+	diskBytes  = 1 << 30
+	valueBytes = 100
+	window     = 200
+)
+
+// ErrFound says that the run found something: a wrong history, or a cluster that
+// did not come back.
+var ErrFound = errors.New("the proof failed; the data directories and logs are kept")
+
+// ErrProvesNothing says that there were no faults, or no acks.
+var ErrProvesNothing = errors.New("the run proves nothing")
+
+// Options of a run.
+type Options struct {
+	Binary string // logbrokerd
+	Commit string // that it was built from
+	Dir    string // for the data of a leg; emptied after each
+	State  string // file that a run goes on from; "": none
+	Seed   uint64
+	// Duration is how long faults happen in all, LegMax in one leg.
+	Duration, LegMax time.Duration
+	Rate             int // records a second
+	Powers           testbed.Powers
+	// Wrap is put before the binary's command line, for runs that must fail.
+	Wrap []string
+	// Only is the one kind of fault that happens; "": all.
+	Only string
+	Out  io.Writer
+}
+
+// run is one leg.
+type run struct {
+	powers  testbed.Powers
+	cluster *testbed.Cluster
+	load    *testbed.Load
+	worst   time.Duration // without acks after a leader was killed
+}
+
+// Run makes the legs that are missing and prints the final line.
+//
+// Errors: ErrFound, ErrProvesNothing, or that the run was not possible.
+func Run(ctx context.Context, o Options) error {
+	state, err := loadState(o)
+	if err != nil {
+		return err
+	}
+	for state.left() > 0 {
+		number := len(state.Legs)
+		leg, err := o.leg(ctx, uint64(number), min(state.left(), o.LegMax))
+		if ctx.Err() != nil {
+			return ctx.Err() // what was not finished counts for nothing
+		}
+		state.Legs = append(state.Legs, leg)
+		if err := errors.Join(err, state.save(o.State)); err != nil {
+			fmt.Fprintln(o.Out, state.line())
+			return fmt.Errorf("%w: leg %d: %w", ErrFound, number, err)
+		}
+		if len(state.Legs) > 1 || state.left() > 0 {
+			fmt.Fprintf(o.Out, "leg %d of seed %d: %s\n", number, o.Seed, state.line())
+		}
+	}
+	fmt.Fprintln(o.Out, state.line())
+	return state.verdict()
+}
+
+// leg is one cluster's life.
+func (o Options) leg(ctx context.Context, number uint64, length time.Duration) (Leg, error) {
+	leg := Leg{Seconds: length.Seconds(), Commit: o.Commit}
+	dir := filepath.Join(o.Dir, fmt.Sprintf("leg-%d-%d", o.Seed, number))
+	if err := os.RemoveAll(dir); err != nil { // of a run that was interrupted
+		return leg, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return leg, err
+	}
+	stalls, err := stall.Measure(filepath.Join(dir, "stall"))
+	if err != nil {
+		return leg, err
+	}
+	defer stalls.Stop()
+	cluster, err := testbed.New(ctx, testbed.Options{
+		Binary: o.Binary, Dir: dir, Powers: o.Powers, DiskBytes: diskBytes, Wrap: o.Wrap, Out: o.Out,
+		Storage: fmt.Sprintf("segment_bytes: 8MiB, min_free_bytes: %d", diskReserve),
+	})
+	if err != nil {
+		return leg, err
+	}
+	r := &run{powers: o.Powers, cluster: cluster}
+	err = r.harm(ctx, o, &leg, stalls, length, number)
+	leg.Worst = r.worst
+	err = errors.Join(err, cluster.Close())
+	if err == nil && leg.Clean() {
+		err = os.RemoveAll(dir)
+	} else {
+		fmt.Fprintf(o.Out, "kept: %s\n", dir)
+	}
+	return leg, err
+}
+
+// harm runs the schedule for so long and judges.
+func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter, length time.Duration, number uint64) error {
+	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
+		return err
+	}
+	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
+		Topic: topic, Partitions: partitions, Producers: producers, Rate: o.Rate, Window: window, ValueBytes: valueBytes, Stalls: stalls,
+	})
+	if err != nil {
+		return err
+	}
+	r.load = load
+	steps := newSchedule(o.Seed, number, o.Powers)
+	steps.only = kind(o.Only)
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		s := steps.next()
+		if err := r.wait(ctx, s.pause); err != nil {
+			return err
+		}
+		n, err := r.do(ctx, s)
+		leg.Faults += n
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.kind, err)
+		}
+	}
+	r.cluster.Say("%d faults; judging", leg.Faults)
+	leg.Tally, err = testbed.Judge(ctx, r.cluster, load, o.Out)
+	return err
+}

@@ -1,0 +1,313 @@
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"logbroker/internal/client"
+	"logbroker/internal/protocol"
+)
+
+const (
+	// Nodes is how many nodes a cluster has; a majority is two.
+	Nodes = 3
+	// ReadyMax bounds every wait for a node or the cluster to come back.
+	ReadyMax = 90 * time.Second
+	// stopMax is how long a node may take to stop in good order.
+	stopMax = 60 * time.Second
+	askMax  = 5 * time.Second
+)
+
+// Options say what a cluster is made of.
+type Options struct {
+	Binary string // logbrokerd
+	Dir    string // an existing directory for disks, configurations and logs
+	Powers Powers
+	// DiskBytes is the size of each node's disk where it has one of its own.
+	DiskBytes int64
+	// Storage are further settings of the storage section, as YAML: "key: value, …".
+	Storage string
+	// Wrap is put before the binary's command line.
+	Wrap []string
+	Out  io.Writer // tells people what is done
+}
+
+// Cluster is three nodes and a control connection.
+type Cluster struct {
+	Nodes []*Node
+
+	options Options
+	network *network
+	admin   *client.Client
+	began   time.Time
+}
+
+// New makes and starts a cluster and returns once it is ready.
+func New(ctx context.Context, o Options) (*Cluster, error) {
+	network, err := newNetwork(Nodes, o.Powers.Cuts)
+	if err != nil {
+		return nil, fmt.Errorf("the network: %w", err)
+	}
+	c := &Cluster{options: o, network: network, began: time.Now()}
+	for id := 1; id <= Nodes; id++ {
+		n, err := c.newNode(id)
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		c.Nodes = append(c.Nodes, n)
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Cluster) newNode(id int) (*Node, error) {
+	o := c.options
+	n := &Node{ID: id, cluster: c, wrap: o.Wrap, dir: filepath.Join(o.Dir, fmt.Sprintf("node-%d", id))}
+	n.config, n.ready = n.dir+".yaml", n.dir+".ready.json"
+	if o.Powers.Disks {
+		d, err := newDisk(o.Dir, id, o.DiskBytes)
+		if err != nil {
+			return nil, err
+		}
+		n.disk, n.dir = d, filepath.Join(d.mount, "data")
+	}
+	log, err := os.Create(n.logFile(o.Dir))
+	if err != nil {
+		return nil, err
+	}
+	n.log = log
+	return n, n.addresses(c.network.host(id), o.Powers.Cuts)
+}
+
+func (c *Cluster) start(ctx context.Context) error {
+	founders := []string{}
+	for _, n := range c.Nodes {
+		founders = append(founders, n.raft)
+	}
+	more := ""
+	if c.options.Storage != "" {
+		more = ", " + c.options.Storage
+	}
+	for _, n := range c.Nodes {
+		if err := errors.Join(n.configure(founders, more), n.Start()); err != nil {
+			return err
+		}
+	}
+	if err := c.AwaitReady(ctx); err != nil {
+		return err
+	}
+	admin, err := client.Dial(ctx, c.URLs(), client.Options{Name: "proof"})
+	c.admin = admin
+	return err
+}
+
+// Say tells people what is done, with the seconds since the cluster began.
+func (c *Cluster) Say(format string, args ...any) {
+	fmt.Fprintf(c.options.Out, "%8.2fs %s\n", time.Since(c.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// URLs are where clients find the nodes.
+func (c *Cluster) URLs() []string {
+	urls := []string{}
+	for _, n := range c.Nodes {
+		urls = append(urls, n.URL())
+	}
+	return urls
+}
+
+// AwaitReady waits until every node is ready, each of which must run.
+func (c *Cluster) AwaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
+	defer cancel()
+	for _, n := range c.Nodes {
+		if err := n.AwaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CreateTopic makes a topic of three replicas.
+func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32, config map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
+	defer cancel()
+	_, err := c.admin.Admin().CreateTopic(ctx, protocol.TopicCreateRequest{Version: protocol.ControlVersion, Name: name, Partitions: partitions, Config: config})
+	return err
+}
+
+// Leaders returns the node that leads each partition of a topic, 0 for none.
+func (c *Cluster) Leaders(ctx context.Context, topic string) ([]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	d, err := c.admin.Admin().DescribeTopic(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	leaders := make([]int, len(d.Partitions))
+	for _, p := range d.Partitions {
+		if p.Leader != nil {
+			leaders[p.Partition] = int(*p.Leader)
+		}
+	}
+	return leaders, nil
+}
+
+// Busiest returns the node that leads most partitions of topic. Where the
+// cluster does not say, it is otherwise.
+func (c *Cluster) Busiest(ctx context.Context, topic string, otherwise int) *Node {
+	leaders, err := c.Leaders(ctx, topic)
+	if err != nil {
+		return c.Nodes[otherwise]
+	}
+	var count [Nodes]int
+	best := otherwise
+	for _, id := range leaders {
+		if id > 0 {
+			count[id-1]++
+		}
+	}
+	for i := range count {
+		if count[i] > count[best] {
+			best = i
+		}
+	}
+	return c.Nodes[best]
+}
+
+// Transfer asks that a node lead a partition. It may fail at any time.
+func (c *Cluster) Transfer(ctx context.Context, topic string, partition int32, to int) error {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	return c.admin.Admin().TransferLeader(ctx, topic, partition, uint64(to))
+}
+
+// Isolate cuts a node from the other nodes, in both directions; clients still
+// reach it.
+func (c *Cluster) Isolate(n *Node) error {
+	var errs []error
+	for _, other := range c.Nodes {
+		if other != n {
+			errs = append(errs, c.network.cut(n.ID, other.ID), c.network.cut(other.ID, n.ID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Cut drops what one node sends to another one.
+func (c *Cluster) Cut(from, to *Node) error { return c.network.cut(from.ID, to.ID) }
+
+// Unplug cuts a node from everybody.
+func (c *Cluster) Unplug(n *Node) error { return c.network.unplug(n.ID) }
+
+// HealNetwork ends every cut.
+func (c *Cluster) HealNetwork() error { return c.network.heal() }
+
+// Heal undoes everything that was done, starts what does not run, and waits
+// until all nodes are ready.
+func (c *Cluster) Heal(ctx context.Context) error {
+	errs := []error{c.network.heal()}
+	for _, n := range c.Nodes {
+		errs = append(errs, n.heal())
+		if !n.Running() {
+			errs = append(errs, n.Start())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return c.AwaitReady(ctx)
+}
+
+// AwaitHealthy waits until the cluster says that it is healthy.
+func (c *Cluster) AwaitHealthy(ctx context.Context) error {
+	return await(ctx, "the cluster is healthy", func() (bool, string) {
+		asking, cancel := context.WithTimeout(ctx, askMax)
+		defer cancel()
+		health, err := c.admin.Admin().ClusterHealth(asking)
+		if err != nil {
+			return false, err.Error()
+		}
+		return health.Healthy, strings.Join(health.Reasons, "; ")
+	})
+}
+
+// AwaitCaughtUp waits until all replicas of a topic have applied the same, and
+// returns the partitions' shards.
+func (c *Cluster) AwaitCaughtUp(ctx context.Context, topic string, partitions int32) (shards []uint64, err error) {
+	for p := range partitions {
+		err := await(ctx, fmt.Sprintf("every replica of partition %d has applied all", p), func() (bool, string) {
+			asking, cancel := context.WithTimeout(ctx, askMax)
+			defer cancel()
+			shown, err := c.admin.Admin().ShowRaft(asking, protocol.RaftShowRequest{Topic: topic, Partition: p})
+			if err != nil {
+				return false, err.Error()
+			}
+			if !sameApplied(shown) {
+				return false, describe(shown)
+			}
+			shards = append(shards, shown.Shard)
+			return true, ""
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return shards, nil
+}
+
+func sameApplied(r *protocol.RaftShowReply) bool {
+	for _, replica := range r.Replicas {
+		if replica.Applied == nil || replica.Last == nil || *replica.Applied != *r.Replicas[0].Applied || *replica.Applied != *replica.Last {
+			return false
+		}
+	}
+	return len(r.Replicas) == Nodes
+}
+
+func describe(r *protocol.RaftShowReply) string {
+	var b strings.Builder
+	for _, replica := range r.Replicas {
+		if replica.Applied == nil || replica.Last == nil {
+			fmt.Fprintf(&b, "node %d unreachable; ", replica.Node)
+			continue
+		}
+		fmt.Fprintf(&b, "node %d applied %d last %d; ", replica.Node, *replica.Applied, *replica.Last)
+	}
+	return b.String()
+}
+
+// Stop stops all nodes at the same time in good order.
+func (c *Cluster) Stop() error {
+	errs := make([]error, len(c.Nodes))
+	var all sync.WaitGroup
+	for i, n := range c.Nodes {
+		all.Go(func() { errs[i] = n.Stop(stopMax) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// Close kills what still runs and gives everything back but the files.
+func (c *Cluster) Close() error {
+	if c.admin != nil {
+		c.admin.Close()
+	}
+	errs := []error{c.network.heal()}
+	for _, n := range c.Nodes {
+		n.Kill()
+		errs = append(errs, n.log.Close())
+		if n.disk != nil {
+			errs = append(errs, n.disk.close())
+		}
+	}
+	return errors.Join(errs...)
+}
