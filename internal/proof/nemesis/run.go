@@ -19,7 +19,7 @@ const (
 	producers  = 3
 	diskBytes  = 1 << 30
 	valueBytes = 100
-	window     = 200
+	window     = 10
 )
 
 // ErrFound says that the run found something: a wrong history, or a cluster that
@@ -128,6 +128,11 @@ func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter
 		return err
 	}
 	r.load = load
+	if len(o.Wrap) > 0 { // what is to be lost are acked records, not the cluster itself
+		if err := errors.Join(r.settled(ctx), r.cluster.SyncDisks()); err != nil {
+			return err
+		}
+	}
 	steps := newSchedule(o.Seed, number, o.Powers)
 	steps.only = kind(o.Only)
 	for end := time.Now().Add(length); time.Now().Before(end); {

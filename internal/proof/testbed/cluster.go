@@ -311,3 +311,15 @@ func (c *Cluster) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// SyncDisks makes durable what the nodes have written up to now, for nodes that
+// do not do it themselves: they lose what comes after.
+func (c *Cluster) SyncDisks() error {
+	var errs []error
+	for _, n := range c.Nodes {
+		if n.disk != nil {
+			errs = append(errs, n.disk.sync())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -103,3 +103,16 @@ func (d *disk) free() error {
 	}
 	return nil
 }
+
+// sync makes all that was written durable, whatever the writer did.
+func (d *disk) sync() error {
+	f, err := os.Open(d.mount)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // opened for its descriptor only
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", d.mount, err)
+	}
+	return nil
+}
