@@ -7,6 +7,8 @@
 // package is a decision.
 package archtest
 
+import "maps"
+
 // Module is the module path.
 const Module = "logbroker"
 
@@ -47,6 +49,12 @@ var clockless = []string{"math/rand", "math/rand/v2", "crypto/rand", "net"}
 
 // Layers is the table: imports point down.
 func Layers() map[string]Rule {
+	all := productLayers()
+	maps.Copy(all, toolLayers())
+	return all
+}
+
+func productLayers() map[string]Rule {
 	return map[string]Rule{
 		"internal/errcode":             {},
 		"internal/buildinfo":           {},
@@ -93,15 +101,6 @@ func Layers() map[string]Rule {
 			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/placement", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
-		"bench": {
-			Own:   []string{"bench/load", "bench/procs", "bench/ceiling", "bench/compare", "bench/report", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
-			Third: []string{cobra, "github.com/spf13/pflag", hdrHistogram}, Never: neverInClients,
-		},
-		"bench/procs":      {Never: neverInLoad},
-		"bench/ceiling":    {Own: []string{"bench/load"}, Third: []string{"github.com/klauspost/compress"}, Never: neverInLoad},
-		"bench/compare":    {Own: []string{"bench/load", "bench/procs"}, Never: neverInLoad},
-		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
-		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
 		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
 		"internal/cluster": {Own: []string{"broker", "config", "internal/client", "internal/protocol"}},
@@ -112,6 +111,33 @@ func Layers() map[string]Rule {
 		"cmd/logbroker": {
 			Own:   []string{"internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
 			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term", "gopkg.in/yaml.v3"}, Never: neverInClients,
+		},
+	}
+}
+
+// toolLayers are the tools that look at the product from outside.
+func toolLayers() map[string]Rule {
+	return map[string]Rule{
+		"bench": {
+			Own:   []string{"bench/load", "bench/procs", "bench/ceiling", "bench/compare", "bench/report", "internal/cli", "producer", "consumer", "internal/client", "internal/protocol"},
+			Third: []string{cobra, "github.com/spf13/pflag", hdrHistogram}, Never: neverInClients,
+		},
+		"bench/procs":      {Never: neverInLoad},
+		"bench/ceiling":    {Own: []string{"bench/load"}, Third: []string{"github.com/klauspost/compress"}, Never: neverInLoad},
+		"bench/compare":    {Own: []string{"bench/load", "bench/procs"}, Never: neverInLoad},
+		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
+		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
+		"internal/proof": {
+			Own:   []string{"internal/proof/nemesis", "internal/proof/testbed", "internal/cli", "bench/procs"},
+			Third: []string{cobra},
+		},
+		"internal/proof/nemesis": {Own: []string{"internal/proof/testbed", "internal/stall"}},
+		"internal/proof/testbed": {
+			Own: []string{
+				"internal/history", "internal/stall", "bench/procs", "producer", "internal/client", "internal/protocol",
+				"internal/recordbatch", "internal/storage", "partitions/fsm",
+			},
+			Third: []string{"golang.org/x/sys"},
 		},
 	}
 }

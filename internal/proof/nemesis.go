@@ -67,6 +67,7 @@ func newNemesis() *cobra.Command {
 	f.DurationVar(&o.LegMax, "leg", 5*time.Minute, "how long one cluster lives; then its replicas are read and judged")
 	f.StringVar(&o.State, "state", "", "file to go on from and to write after each leg")
 	f.IntVar(&o.Rate, "rate", 6000, "records a second")
+	f.DurationVar(&o.Patience, "delivery-timeout", 2*time.Minute, "of the patient producers; every second one gives up after 2 s")
 	f.StringVar(&o.Only, "only", "", "this kind of fault and no other")
 	return cmd
 }

@@ -57,6 +57,9 @@ func (p *producer) judge(b Batch) (Verdict, int64) {
 	if int64(b.Count) > back {
 		return OutOfOrder, OffsetUnknown
 	}
+	if !remembers {
+		return Append, OffsetUnknown
+	}
 	return Duplicate, p.find(p.total - back)
 }
 

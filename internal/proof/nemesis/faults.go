@@ -13,11 +13,11 @@ import (
 const (
 	// settleMax is how long a fault that is measured waits for the one before it
 	// to be over.
-	settleMax = 30 * time.Second
+	settleMax = testbed.ReadyMax
 	// failMax is how long a node may live on after its disk failed a sync.
 	failMax = 15 * time.Second
-	// build is how long acks build up before the minority is swapped.
-	build        = 10 * time.Second
+	// buildUp is how long acks build up before the minority is swapped.
+	buildUp      = 10 * time.Second
 	transferStep = 50 * time.Millisecond
 	diskReserve  = 64 << 20 // storage.min_free_bytes of the nodes
 )
@@ -29,7 +29,7 @@ var errLivesOn = errors.New("the process did not end after a failed fsync")
 // do does the harm of one step and undoes it. It returns how many faults it was.
 func (r *run) do(ctx context.Context, s step) (faults int, err error) {
 	n := r.cluster.Nodes[s.node]
-	r.cluster.Say("%s (node %d, %s)", s.kind, n.ID, s.hold.Round(time.Millisecond))
+	r.cluster.Say("%s", s)
 	switch s.kind {
 	case killLeader:
 		return 1, r.killLeader(ctx, s)
@@ -37,9 +37,7 @@ func (r *run) do(ctx context.Context, s step) (faults int, err error) {
 		return 1, r.down(ctx, s, n)
 	case stop:
 		n.Pause()
-		err := r.wait(ctx, s.hold)
-		n.Resume()
-		return 1, err
+		return 1, r.healAfter(ctx, s.hold)
 	case cutHalf, cutLeader, oneWay, unplug:
 		return 1, r.cut(ctx, s)
 	case transfers:
@@ -193,11 +191,9 @@ func (r *run) failedSync(ctx context.Context, s step, n *testbed.Node) error {
 	}
 	ending, cancel := context.WithTimeout(ctx, failMax)
 	defer cancel()
-	last, err := n.AwaitEnd(ending)
-	if err != nil {
+	if err := n.AwaitEnd(ending); err != nil {
 		return fmt.Errorf("%w: %w", errLivesOn, err)
 	}
-	r.cluster.Say("  node %d ended: %.200s", n.ID, last)
 	return r.healAfter(ctx, s.hold/2)
 }
 
@@ -228,14 +224,14 @@ func (r *run) swap(ctx context.Context, s step) error {
 	if err := r.halt(still, cutOff); err != nil {
 		return err
 	}
-	if err := r.wait(ctx, build); err != nil {
+	if err := r.wait(ctx, buildUp); err != nil {
 		return err
 	}
 	if err := victim.PowerLoss(); err != nil {
 		return err
 	}
 	third.Pause()
-	if err := errors.Join(r.cluster.HealNetwork(), r.goOn(still), victim.Start()); err != nil {
+	if err := errors.Join(r.cluster.HealNetwork(), still.Resume(), victim.Start()); err != nil {
 		return err
 	}
 	ready, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
@@ -259,10 +255,5 @@ func (r *run) halt(n *testbed.Node, cutOff bool) error {
 		return r.cluster.Isolate(n)
 	}
 	n.Pause()
-	return nil
-}
-
-func (r *run) goOn(n *testbed.Node) error {
-	n.Resume()
 	return nil
 }

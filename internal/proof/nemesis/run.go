@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"logbroker/internal/proof/testbed"
@@ -38,7 +39,8 @@ type Options struct {
 	Seed   uint64
 	// Duration is how long faults happen in all, LegMax in one leg.
 	Duration, LegMax time.Duration
-	Rate             int // records a second
+	Rate             int           // records a second
+	Patience         time.Duration // testbed.LoadOptions.Patience
 	Powers           testbed.Powers
 	// Wrap is put before the binary's command line, for runs that must fail.
 	Wrap []string
@@ -59,6 +61,9 @@ type run struct {
 //
 // Errors: ErrFound, ErrProvesNothing, or that the run was not possible.
 func Run(ctx context.Context, o Options) error {
+	if o.Only != "" && !slices.Contains(deck(o.Powers), kind(o.Only)) {
+		return fmt.Errorf("there is no fault %q here; there are %v", o.Only, kinds(o.Powers))
+	}
 	state, err := loadState(o)
 	if err != nil {
 		return err
@@ -84,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 
 // leg is one cluster's life.
 func (o Options) leg(ctx context.Context, number uint64, length time.Duration) (Leg, error) {
-	leg := Leg{Seconds: length.Seconds(), Commit: o.Commit}
+	leg := Leg{number: number, Seconds: length.Seconds(), Commit: o.Commit}
 	dir := filepath.Join(o.Dir, fmt.Sprintf("leg-%d-%d", o.Seed, number))
 	if err := os.RemoveAll(dir); err != nil { // of a run that was interrupted
 		return leg, err
@@ -105,7 +110,7 @@ func (o Options) leg(ctx context.Context, number uint64, length time.Duration) (
 		return leg, err
 	}
 	r := &run{powers: o.Powers, cluster: cluster}
-	err = r.harm(ctx, o, &leg, stalls, length, number)
+	err = r.harm(ctx, o, &leg, stalls)
 	leg.Worst = r.worst
 	err = errors.Join(err, cluster.Close())
 	if err == nil && leg.Clean() {
@@ -116,13 +121,13 @@ func (o Options) leg(ctx context.Context, number uint64, length time.Duration) (
 	return leg, err
 }
 
-// harm runs the schedule for so long and judges.
-func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter, length time.Duration, number uint64) error {
+// harm runs the schedule for as long as the leg is, and judges.
+func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter) error {
 	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
-		Topic: topic, Partitions: partitions, Producers: producers, Rate: o.Rate, Window: window, ValueBytes: valueBytes, Stalls: stalls,
+		Topic: topic, Partitions: partitions, Producers: producers, Rate: o.Rate, Window: window, ValueBytes: valueBytes, Patience: o.Patience, Stalls: stalls,
 	})
 	if err != nil {
 		return err
@@ -133,9 +138,9 @@ func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter
 			return err
 		}
 	}
-	steps := newSchedule(o.Seed, number, o.Powers)
+	steps := newSchedule(o.Seed, leg.number, o.Powers)
 	steps.only = kind(o.Only)
-	for end := time.Now().Add(length); time.Now().Before(end); {
+	for end := time.Now().Add(leg.length()); time.Now().Before(end); {
 		s := steps.next()
 		if err := r.wait(ctx, s.pause); err != nil {
 			return err

@@ -11,7 +11,9 @@
 package nemesis
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"logbroker/internal/proof/testbed"
@@ -21,26 +23,35 @@ import (
 type kind string
 
 const (
-	killLeader  kind = "kill the busiest leader"
+	killLeader  kind = "kill-leader"
 	killAny     kind = "kill"
 	stop        kind = "stop"
-	cutHalf     kind = "cut from the others"
-	cutLeader   kind = "cut the busiest leader from the others"
-	oneWay      kind = "cut one way"
+	cutHalf     kind = "cut"
+	cutLeader   kind = "cut-leader"
+	oneWay      kind = "cut-one-way"
 	unplug      kind = "unplug"
-	transfers   kind = "leader transfers"
-	rolling     kind = "rolling restart"
-	killAll     kind = "kill all"
-	slowDisk    kind = "slow disk"
-	failedSync  kind = "failed fsync"
-	lowDisk     kind = "disk below its reserve"
-	fullDisk    kind = "full disk"
-	powerLoss   kind = "power loss"
-	powerLosses kind = "power loss of all"
-	swap        kind = "stop a minority, power loss, swap, restart all"
+	transfers   kind = "transfers"
+	rolling     kind = "rolling-restart"
+	killAll     kind = "kill-all"
+	slowDisk    kind = "slow-disk"
+	failedSync  kind = "failed-fsync"
+	lowDisk     kind = "disk-reserve"
+	fullDisk    kind = "full-disk"
+	powerLoss   kind = "power-loss"
+	powerLosses kind = "power-loss-all"
+	swap        kind = "swap-minority"
 )
 
-// deck is how often each kind comes in a round. Sorted by what it needs.
+func (s step) String() string {
+	text := fmt.Sprintf("%s for %s", s.kind, s.hold.Round(time.Millisecond))
+	switch s.kind {
+	case killLeader, cutLeader, transfers, rolling, killAll, powerLosses:
+		return text // which nodes these are about is known at the time, or all
+	}
+	return fmt.Sprintf("%s: node %d", text, s.node+1)
+}
+
+// deck is how often each kind comes in a round.
 func deck(p testbed.Powers) []kind {
 	var all []kind
 	add := func(can bool, n int, k kind) {
@@ -68,6 +79,11 @@ func deck(p testbed.Powers) []kind {
 	add(p.Disks, 1, powerLosses)
 	add(true, 1, swap)
 	return all
+}
+
+// kinds are those in the deck, once each.
+func kinds(p testbed.Powers) []kind {
+	return slices.Compact(deck(p))
 }
 
 // step is one fault as the schedule has it. Which node leads is known at the

@@ -15,11 +15,14 @@ import (
 // Leg is what one cluster's life came to.
 type Leg struct {
 	testbed.Tally
+	number  uint64
 	Seconds float64       `json:"seconds"`
 	Faults  int           `json:"faults"`
 	Worst   time.Duration `json:"worst"` // without acks after a leader was killed
 	Commit  string        `json:"commit"`
 }
+
+func (l *Leg) length() time.Duration { return time.Duration(l.Seconds * float64(time.Second)) }
 
 // state is a run as far as it has come.
 type state struct {
@@ -80,7 +83,7 @@ func (s *state) left() time.Duration {
 func (s *state) total() Leg {
 	var all Leg
 	for _, l := range s.Legs {
-		all.Tally.Add(l.Tally)
+		all.Add(l.Tally)
 		all.Faults, all.Worst = all.Faults+l.Faults, max(all.Worst, l.Worst)
 	}
 	return all
@@ -95,7 +98,7 @@ func (s *state) line() string {
 		}
 	}
 	return fmt.Sprintf("faults=%d %s worst-unavailable=%.2fs p99=%s seed=%d commit=%s",
-		all.Faults, all.Tally.String(), all.Worst.Seconds(), all.P99.Round(time.Millisecond), s.Seed, strings.Join(commits, ","))
+		all.Faults, all.String(), all.Worst.Seconds(), all.P99.Round(time.Millisecond), s.Seed, strings.Join(commits, ","))
 }
 
 func (s *state) verdict() error {

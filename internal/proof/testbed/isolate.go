@@ -65,13 +65,12 @@ func Discover() Powers {
 	} else {
 		err = prepareNamespaces()
 	}
-	p.have(&p.Cuts, "cuts of the network", err)
+	p.have(&p.Cuts, "cuts of the network", errors.Join(err, run("ip", "-V"), run("nsenter", "-V")))
 	if err == nil {
 		err = loopDevices()
 	}
 	p.have(&p.Disks, "power loss and full disks", err)
-	_, err = exec.LookPath("strace")
-	p.have(&p.Trace, "slow and failing disks", err)
+	p.have(&p.Trace, "slow and failing disks", run("strace", "-o", "/dev/null", "true"))
 	return p
 }
 
@@ -84,6 +83,9 @@ func (p *Powers) have(what *bool, name string, err error) {
 // prepareNamespaces makes the mounts private, lets /proc show the processes of
 // this namespace, and gives `ip netns` a directory of its own.
 func prepareNamespaces() error {
+	if err := loopbackUp(); err != nil {
+		return err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
 	}
@@ -96,7 +98,25 @@ func prepareNamespaces() error {
 	if err := os.Mkdir("/run/netns", 0o755); err != nil {
 		return err
 	}
-	return run("ip", "link", "set", "lo", "up")
+	return nil
+}
+
+// loopbackUp brings up the loopback device, which is down in a new namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("bring up the loopback device: %w", err)
+	}
+	return nil
 }
 
 // loopDevices reports whether ext4 can be mounted from a file.
@@ -108,7 +128,7 @@ func loopDevices() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // an empty directory at worst
 	d, err := newDisk(dir, 0, 16<<20)
 	if err != nil {
 		return err

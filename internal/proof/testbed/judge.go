@@ -90,7 +90,7 @@ func count(r *history.Report) Tally {
 	t := Tally{Acked: r.Acked, Unknown: r.Unknown}
 	for verdict, n := range r.Count {
 		switch verdict {
-		case history.LostRecord, history.WrongOffset, history.TwoValues:
+		case history.LostPrefix, history.LostMiddle, history.LostPostfix, history.WrongOffset, history.TwoValues:
 			t.Lost += n
 		case history.Duplicate:
 			t.Duplicated += n

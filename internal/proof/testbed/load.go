@@ -37,7 +37,10 @@ type LoadOptions struct {
 	Rate, Window int
 	// ValueBytes is the size of a value, at least 8.
 	ValueBytes int
-	Stalls     *stall.Meter
+	// Patience is the delivery time-out of the patient producers, 0 for the
+	// library's default. Every second producer is impatient.
+	Patience time.Duration
+	Stalls   *stall.Meter
 }
 
 // Load sends numbered records without a pause and writes down what came of each.
@@ -84,6 +87,9 @@ func StartLoad(ctx context.Context, servers []string, o LoadOptions) (*Load, err
 	l.SetRate(o.Rate)
 	for i := range o.Producers {
 		opts := []producer.Option{producer.WithMaxInFlight(16), producer.WithLinger(2 * time.Millisecond), producer.WithCompression(producer.None)}
+		if o.Patience > 0 {
+			opts = append(opts, producer.WithDeliveryTimeout(o.Patience))
+		}
 		if i%2 == 1 {
 			opts = append(opts, producer.WithDeliveryTimeout(2*time.Second), producer.WithCompression(producer.Zstd))
 		}

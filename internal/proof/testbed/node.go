@@ -142,7 +142,10 @@ func (n *Node) Kill() {
 func (n *Node) Pause() { n.stopped = true; n.signal(syscall.SIGSTOP) }
 
 // Resume lets it go on.
-func (n *Node) Resume() { n.stopped = false; n.signal(syscall.SIGCONT) }
+func (n *Node) Resume() error {
+	n.stopped = false
+	return syscall.Kill(n.child.PID(), syscall.SIGCONT)
+}
 
 // Stop is SIGTERM. It waits for the end, which must come within grace, by exit
 // code 0.
@@ -159,14 +162,14 @@ func (n *Node) Stop(grace time.Duration) error {
 	return nil
 }
 
-// AwaitEnd waits for the process to end by itself and returns the last it said.
-func (n *Node) AwaitEnd(ctx context.Context) (string, error) {
+// AwaitEnd waits for the process to end by itself.
+func (n *Node) AwaitEnd(ctx context.Context) error {
 	select {
 	case <-n.child.Done():
 		n.endTrace()
-		return n.child.LastLine(), nil
+		return nil
 	case <-ctx.Done():
-		return "", fmt.Errorf("node %d still runs: %w", n.ID, ctx.Err())
+		return fmt.Errorf("node %d still runs: %w", n.ID, ctx.Err())
 	}
 }
 
@@ -221,7 +224,9 @@ func (n *Node) signal(s syscall.Signal) {
 func (n *Node) heal() error {
 	n.endTrace()
 	if n.stopped {
-		n.Resume()
+		if err := n.Resume(); err != nil {
+			return err
+		}
 	}
 	return n.FreeDisk()
 }

@@ -1,0 +1,165 @@
+package nemesis
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"logbroker/internal/proof/testbed"
+)
+
+var all = testbed.Powers{Cuts: true, Disks: true, Trace: true}
+
+func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
+	t.Parallel()
+	draw := func(seed, leg uint64) []step {
+		s := newSchedule(seed, leg, all)
+		steps := make([]step, 3*len(s.deck))
+		for i := range steps {
+			steps[i] = s.next()
+		}
+		return steps
+	}
+	for seed := range uint64(20) {
+		steps := draw(seed, 0)
+		if !slices.Equal(steps, draw(seed, 0)) {
+			t.Fatalf("seed %d gives two schedules", seed)
+		}
+		if slices.Equal(steps, draw(seed, 1)) || slices.Equal(steps, draw(seed+1, 0)) {
+			t.Fatalf("another leg or seed than %d gives the same schedule", seed)
+		}
+		count := map[kind]int{}
+		for _, s := range steps {
+			count[s.kind]++
+			if s.node == s.other || s.hold <= 0 || s.pause <= 0 {
+				t.Fatalf("seed %d: %+v", seed, s)
+			}
+		}
+		for _, k := range kinds(all) {
+			if count[k] < 3 {
+				t.Errorf("seed %d: %s comes %d times in three rounds", seed, k, count[k])
+			}
+		}
+		if at := slices.IndexFunc(steps, func(s step) bool { return s.kind == swap }); at >= 12 {
+			t.Errorf("seed %d: the longest fault is number %d: a short run would not have it", seed, at)
+		}
+	}
+}
+
+func TestARunGoesOnWhereItWasInterrupted(t *testing.T) {
+	t.Parallel()
+	o := Options{Seed: 7, Duration: 3 * time.Minute, State: filepath.Join(t.TempDir(), "state.json")}
+	s, err := loadState(o)
+	if err != nil || s.left() != o.Duration {
+		t.Fatal(s, err)
+	}
+	s.Legs = append(s.Legs, Leg{Seconds: 60, Faults: 20, Commit: "a", Worst: time.Second, Tally: testbed.Tally{Acked: 5}})
+	if err := s.save(o.State); err != nil {
+		t.Fatal(err)
+	}
+	again, err := loadState(o)
+	if err != nil || again.left() != 2*time.Minute || again.total().Faults != 20 {
+		t.Fatalf("%+v %v", again, err)
+	}
+	again.Legs = append(again.Legs, Leg{Seconds: 120, Faults: 1, Commit: "b", Tally: testbed.Tally{Acked: 6, Unknown: 1}})
+	want := "faults=21 acked=11 unknown=1 lost=0 duplicated=0 reordered=0 diverged=0 worst-unavailable=1.00s p99=0s seed=7 commit=a,b"
+	if again.left() != 0 || again.line() != want || again.verdict() != nil {
+		t.Errorf("%s left, %s, %v", again.left(), again.line(), again.verdict())
+	}
+	o.Seed++
+	if _, err := loadState(o); err == nil || !strings.Contains(err.Error(), "seed 7") {
+		t.Errorf("a run of another seed goes on: %v", err)
+	}
+}
+
+func TestOnlyARunThatProvesSomethingIsGood(t *testing.T) {
+	t.Parallel()
+	for want, bad := range map[error][]Leg{
+		nil:              {{Faults: 1, Tally: testbed.Tally{Acked: 1, Unknown: 5, Failed: 5}}},
+		ErrProvesNothing: {{Tally: testbed.Tally{Acked: 1}}, {Faults: 1}},
+		ErrFound: {
+			{Faults: 1, Tally: testbed.Tally{Acked: 1, Lost: 1}},
+			{Faults: 1, Tally: testbed.Tally{Acked: 1, Duplicated: 1}},
+			{Faults: 1, Tally: testbed.Tally{Acked: 1, Reordered: 1}},
+			{Faults: 1, Tally: testbed.Tally{Acked: 1, Diverged: 1}},
+			{Faults: 1, Tally: testbed.Tally{Acked: 1, Other: 1}},
+		},
+	} {
+		for _, l := range bad {
+			if s := (&state{Legs: []Leg{l}}); !errors.Is(s.verdict(), want) {
+				t.Errorf("%+v: %v, want %v", l, s.verdict(), want)
+			}
+		}
+	}
+}
+
+// build builds a command of this module and returns its path.
+func build(t *testing.T, pkg string, flags ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	args := append([]string{"build", "-o", file}, flags...)
+	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
+		t.Fatalf("go build %s: %v\n%s", pkg, err, out)
+	}
+	return file
+}
+
+// TestAShortRunLosesNothing is what every machine can do, root or not.
+func TestAShortRunLosesNothing(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	err := Run(context.Background(), Options{
+		Binary: build(t, "logbroker/cmd/logbrokerd"), Commit: "test", Dir: t.TempDir(), Seed: 1, Only: string(killLeader),
+		Duration: time.Second, LegMax: time.Minute, Rate: 2000, Out: &out,
+	})
+	t.Logf("%s", out.String())
+	last := regexp.MustCompile(`\nfaults=[1-9]\d* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 .* seed=1 commit=test\n$`)
+	if err != nil || !last.MatchString(out.String()) {
+		t.Error(err)
+	}
+}
+
+// brokenEnv asks for the test of broken builds: they have to be built.
+const brokenEnv = "PROOF_BROKEN"
+
+// TestABrokenBuildIsCaught runs the command as CI does: a broker whose syncs do
+// nothing loses records, one that does not recognise retries stores them twice.
+func TestABrokenBuildIsCaught(t *testing.T) {
+	if os.Getenv(brokenEnv) == "" {
+		t.Skip("broken brokers have to be built for it: make nemesis-broken")
+	}
+	proof := build(t, "logbroker/internal/proof")
+	for name, c := range map[string]struct {
+		build, args []string
+		needs       string // what the machine must be able to do, as Discover says it
+		want        string
+	}{
+		"without fsync": {
+			args: []string{"--without-fsync", "--only", "power-loss-all", "--duration", "2s"}, needs: "power loss", want: ` lost=[1-9]`,
+		},
+		"without de-duplication": {
+			build: []string{"-tags", "broken_dedup"}, args: []string{"--only", "kill-leader", "--duration", "8s"}, want: ` duplicated=[1-9]`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append([]string{"nemesis", "--binary", build(t, "logbroker/cmd/logbrokerd", c.build...), "--dir", t.TempDir(), "--seed", "1", "--delivery-timeout", "3s"}, c.args...)
+			out, err := exec.Command(proof, args...).CombinedOutput()
+			text := string(out)
+			if c.needs != "" && strings.Contains(text, "skipped: "+c.needs) {
+				t.Skip(text)
+			}
+			if err == nil || !regexp.MustCompile(c.want).MatchString(text) {
+				t.Errorf("want %s and an exit code: %v\n%s", c.want, err, text)
+			}
+			t.Logf("%.600s", text[max(0, len(text)-600):])
+		})
+	}
+}
