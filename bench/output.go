@@ -115,6 +115,9 @@ func printCost(w io.Writer, r *load.Result) {
 	if r.Unsent > 0 {
 		fmt.Fprintf(w, "  %d records whose time had come were not sent: the rate is more than the cluster takes\n", r.Unsent)
 	}
+	if r.ReadPerS > 0 {
+		fmt.Fprintf(w, "  the group that read from the start meanwhile got %.0f records/s\n", r.ReadPerS)
+	}
 	if r.Duplicates > 0 {
 		fmt.Fprintf(w, "  %d records came more than once\n", r.Duplicates)
 	}
@@ -145,6 +148,9 @@ func printTurn(stdout, stderr io.Writer, t *load.Turn) error {
 		if _, err := fmt.Fprintln(stdout, r.KafkaLine()); err != nil {
 			return err
 		}
+	}
+	if line := t.Beside().String(); line != "" {
+		fmt.Fprintln(stderr, line)
 	}
 	return nil
 }

@@ -129,14 +129,21 @@ func (r *readers) Close() error {
 // member is a member of a consumer group as a load.Receiver.
 type member struct{ c *consumer.Consumer }
 
-func (s *system) newMember(ctx context.Context) (load.Receiver, error) {
+func (s *system) newMember(ctx context.Context) (load.Receiver, error) { return s.join(ctx, s.group) }
+
+// NewMember joins a group of its own.
+func (s *system) NewMember(ctx context.Context, group string) (load.Receiver, error) {
+	return s.join(ctx, s.group+"-"+group)
+}
+
+func (s *system) join(ctx context.Context, group string) (load.Receiver, error) {
 	var names []string
 	for _, t := range s.topics {
 		names = append(names, t.name)
 	}
-	c, err := consumer.New(ctx, s.servers, s.group, names, consumer.FromEarliest(), consumer.WithName("bench"))
+	c, err := consumer.New(ctx, s.servers, group, names, consumer.FromEarliest(), consumer.WithName("bench"))
 	if err != nil {
-		return nil, fmt.Errorf("joining group %s: %w", s.group, err)
+		return nil, fmt.Errorf("joining group %s: %w", group, err)
 	}
 	return &member{c}, nil
 }

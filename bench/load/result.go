@@ -83,6 +83,10 @@ type Result struct {
 	// Duplicates are records that were received more than once.
 	Duplicates int64 `json:"duplicates,omitempty"`
 
+	// ReadPerS is how many records per second the group that reads from the start
+	// got meanwhile (PhaseJoined).
+	ReadPerS float64 `json:"read_per_s,omitempty"`
+
 	// Of the brokers, summed over System.Processes.
 	CPUSeconds       float64 `json:"cpu_s"`
 	CPUSPerMillion   float64 `json:"cpu_s_per_million"` // per million records

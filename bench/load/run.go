@@ -22,6 +22,9 @@ type turn struct {
 	senders  []Sender
 	flights  sync.Pool
 
+	tail   *beside // reads along from the first PhaseTailed or PhaseJoined on
+	groups int     // that PhaseJoined has had
+
 	acked   atomic.Int64 // records, over all phases
 	fastest float64      // records/s that PhaseProduce has reached
 }
@@ -38,6 +41,10 @@ func RunTurn(ctx context.Context, sys System, spec Spec, progress Progress) (res
 	}
 	t := &turn{sys: sys, spec: spec, clock: systemClock{}, progress: progress, payload: newPayload(&spec, poolBytes), keys: newKeys(spec.Keys)}
 	defer func() {
+		if t.tail != nil {
+			_, failed := t.tail.close()
+			err = errors.Join(err, failed)
+		}
 		for _, s := range t.senders {
 			err = errors.Join(err, s.Close())
 		}
@@ -78,14 +85,13 @@ func (t *turn) run(ctx context.Context, phase string) (Result, error) {
 	case PhaseE2E:
 		return t.endToEnd(ctx)
 	case PhaseLatency:
-		rate := t.spec.TargetRate
-		if rate == 0 {
-			rate = t.fastest * t.spec.LatencyShare
-		}
-		if rate == 0 {
-			return Result{}, errors.New("phase produce measured nothing, so its half is nothing")
+		rate, err := t.shareOfFastest()
+		if err != nil {
+			return Result{}, err
 		}
 		return t.produce(ctx, phase, rate)
+	case PhaseTailed, PhaseJoined:
+		return t.besideReaders(ctx, phase)
 	case PhaseAlone:
 		return t.produce(ctx, phase, 0)
 	default:
@@ -93,6 +99,18 @@ func (t *turn) run(ctx context.Context, phase string) (Result, error) {
 		t.fastest = r.RecordsPerS
 		return r, err
 	}
+}
+
+// shareOfFastest is the rate of the phases that follow PhaseProduce.
+func (t *turn) shareOfFastest() (float64, error) {
+	rate := t.spec.TargetRate
+	if rate == 0 {
+		rate = t.fastest * t.spec.LatencyShare
+	}
+	if rate == 0 {
+		return 0, errors.New("phase produce measured nothing, so its half is nothing")
+	}
+	return rate, nil
 }
 
 // connect makes the producers when they are needed first.

@@ -25,6 +25,12 @@ const (
 	PhaseAlone = "alone"
 	// PhaseConsume reads all that was produced, from the start.
 	PhaseConsume = "consume"
+	// PhaseTailed sends as PhaseLatency does while one consumer group reads along
+	// at the end of the log; PhaseJoined while, in addition, a second one reads
+	// everything from the start, and begins anew when it is through. With a
+	// LatencyShare of 1 they send as fast as it goes.
+	PhaseTailed = "tailed"
+	PhaseJoined = "joined"
 	// PhaseE2E sends (at Spec.TargetRate, if set) and measures until a consumer
 	// group has the record.
 	PhaseE2E = "e2e"
@@ -98,12 +104,12 @@ func (s *Spec) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	phases := []string{PhaseProduce, PhaseLatency, PhaseAlone, PhaseConsume, PhaseE2E}
+	phases := []string{PhaseProduce, PhaseLatency, PhaseAlone, PhaseConsume, PhaseE2E, PhaseTailed, PhaseJoined}
 	fault(len(s.Phases) == 0, "no phases: name at least one of %s", strings.Join(phases, ", "))
 	for i, p := range s.Phases {
 		fault(!slices.Contains(phases, p), "unknown phase %q: use %s", p, strings.Join(phases, ", "))
-		fault(p == PhaseLatency && !slices.Contains(s.Phases[:i], PhaseProduce) && s.TargetRate == 0,
-			"phase latency needs phase produce before it, or a --target-rate")
+		fault((p == PhaseLatency || p == PhaseTailed || p == PhaseJoined) && !slices.Contains(s.Phases[:i], PhaseProduce) && s.TargetRate == 0,
+			"phase %s needs phase produce before it, or a --target-rate", p)
 	}
 	fault(s.Topics < 1, "--topics %d: use 1 or more", s.Topics)
 	fault(s.Partitions < 1, "--partitions %d: use 1 or more", s.Partitions)

@@ -106,7 +106,7 @@ func columnMeanings() [][]string {
 	}
 	return append(rows,
 		[]string{"the machine by itself", "measured just before the first turn, a few tenths of a second each: what no broker on it can exceed"},
-		[]string{"phase", "produce: sent as fast as it goes, or at the target rate; consume: all of it read from the start; e2e: produced to delivered at a consumer group"},
+		[]string{"phase", "produce: sent as fast as it goes, or at the target rate; consume: all of it read from the start; e2e: produced to delivered at a consumer group; tailed: sent at the latency share of what produce reached (half; 1: as fast as it goes), while a group reads along; joined: the same, while a second group reads everything from the start"},
 		[]string{"errors", "records that failed or have an unknown outcome"})
 }
 
