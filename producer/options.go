@@ -26,7 +26,7 @@ const (
 // Defaults of the options.
 const (
 	DefaultLingerMax       = 5 * time.Millisecond
-	DefaultBatchBytes      = 256 << 10
+	DefaultBatchBytes      = 512 << 10
 	DefaultBufferBytes     = 32 << 20
 	DefaultDeliveryTimeout = 2 * time.Minute
 	DefaultMaxInFlight     = 5
@@ -91,8 +91,9 @@ func WithLinger(d time.Duration) Option { return func(o *options) { o.linger = m
 
 // WithBatchBytes sets the size at which a batch is sent, as it is expected to be
 // once compressed; how far a topic's batches shrink is learnt from those before.
-// Default 256 KiB. A topic's max_batch_bytes caps the size before compression;
-// so does the share of WithBufferBytes a batch may have.
+// Default 512 KiB. A topic's max_batch_bytes caps the size before compression.
+// Where many batches are open at once, or the buffer is small, they are closed
+// from half the size on, so that open ones do not fill WithBufferBytes.
 func WithBatchBytes(n int) Option { return func(o *options) { o.batchBytes = n } }
 
 // WithBufferBytes bounds the memory of records that are not acked yet, over all

@@ -33,8 +33,8 @@ func (r *ratio) uncompressed(size int) int {
 	return int(int64(size) * savedUnit / int64(savedUnit-r.saved.Load()))
 }
 
-// openShare is the part of the buffer that open batches may have, where they
-// are larger than WithBatchBytes: the rest is for what is on its way.
+// openShare is the part of the buffer that open batches may have, where each
+// has more than half of WithBatchBytes: the rest is for what is on its way.
 const openShare = 4
 
 // batchLimit is the size, uncompressed, at which a batch that is opened now is
@@ -43,9 +43,10 @@ func (q *partition) batchLimit() int {
 	o := &q.p.options
 	limit := o.batchBytes
 	if o.compression != None {
-		// Many open batches must not take the whole buffer before one is full.
-		room := o.bufferBytes / (openShare * int64(q.p.open.Load()+1))
-		limit = max(limit, min(q.ratio.uncompressed(limit), int(min(room, 1<<30))))
+		limit = q.ratio.uncompressed(limit)
 	}
+	// Many open batches must not take the whole buffer before one is full.
+	room := o.bufferBytes / (openShare * int64(q.p.open.Load()+1))
+	limit = min(limit, max(int(min(room, 1<<30)), o.batchBytes/2))
 	return min(limit, q.recordLimit())
 }

@@ -57,16 +57,17 @@ func TestBatchLimit(t *testing.T) {
 		open  int32
 		want  int
 	}{
-		{"nothing learnt", nil, 0, 1 << 20, 0, 256 << 10},
-		{"two to one", nil, 512, 1 << 20, 0, 512 << 10},
+		{"nothing learnt", nil, 0, 1 << 20, 0, 512 << 10},
+		{"four to three", nil, 256, 1 << 20, 0, (512 << 10) * 4 / 3},
 		{"six to one: what the topic takes uncompressed", nil, 853, 1 << 20, 0, 1 << 20},
 		{"a topic of small batches", nil, 853, 300 << 10, 0, 300 << 10},
 		{"a topic of very small batches", nil, 853, 1 << 10, 0, 1 << 10},
-		{"no codec", []Option{WithCompression(None)}, 853, 1 << 20, 0, 256 << 10},
-		{"a small buffer", []Option{WithBufferBytes(2 << 20)}, 853, 1 << 20, 0, 512 << 10},
-		{"a buffer of one batch", []Option{WithBufferBytes(256 << 10)}, 853, 1 << 20, 0, 256 << 10},
+		{"no codec", []Option{WithCompression(None)}, 853, 1 << 20, 0, 512 << 10},
+		{"a small buffer", []Option{WithBufferBytes(3 << 20)}, 853, 1 << 20, 0, 768 << 10},
+		{"a buffer of one batch", []Option{WithBufferBytes(512 << 10)}, 853, 1 << 20, 0, 256 << 10},
 		{"many open batches", nil, 853, 1 << 20, 15, 512 << 10},
 		{"very many open batches", nil, 853, 1 << 20, 999, 256 << 10},
+		{"very many open batches, no codec", []Option{WithCompression(None)}, 0, 1 << 20, 999, 256 << 10},
 	}
 	b := clienttest.Start(t, 1)
 	b.CreateTopic("orders", 1)

@@ -297,7 +297,7 @@ func (q *partition) encode(b *batch) error {
 		return err
 	}
 	// A batch of a few records shrinks less than a full one.
-	if before >= min(o.batchBytes, q.recordLimit())/2 {
+	if before >= min(o.batchBytes, q.recordLimit())/4 {
 		q.ratio.learn(before, len(b.request)-batchAt)
 	}
 	return nil

@@ -1,8 +1,11 @@
 package load
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,6 +54,37 @@ func TestEventsShrinkSixfold(t *testing.T) {
 		t.Logf("%d bytes: %.2f", size, r)
 		if r < 5 || r > 7.5 {
 			t.Errorf("record size %d: ratio %.2f, want 5 to 7.5", size, r)
+		}
+	}
+}
+
+// BenchmarkZstdOfEvents is what one core compresses as the producer does: no
+// producer of events is faster per core, whatever else it does.
+func BenchmarkZstdOfEvents(b *testing.B) {
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, size := range []int{128, 1024} {
+		s := Defaults()
+		s.Payload, s.RecordSize = PayloadJSON, size
+		for _, parts := range []int{1, 4} {
+			var blocks [][]byte
+			for part := range slices.Chunk(batches(&s, 12), parts) {
+				blocks = append(blocks, bytes.Join(part, nil))
+			}
+			b.Run(fmt.Sprintf("%d/%dKiB", size, len(blocks[0])>>10), func(b *testing.B) {
+				var out []byte
+				plain, packed := 0, 0
+				for i := 0; b.Loop(); i++ {
+					block := blocks[i%len(blocks)]
+					out = encoder.EncodeAll(block, out[:0])
+					plain, packed = plain+len(block), packed+len(out)
+				}
+				b.SetBytes(int64(len(blocks[0])))
+				b.ReportMetric(float64(plain)/float64(packed), "ratio")
+			})
 		}
 	}
 }

@@ -83,7 +83,7 @@ func Defaults() Spec {
 	return Spec{
 		Phases: []string{PhaseProduce}, Topics: 1, Partitions: 6, Replicas: 3, Producers: 1, Consumers: 1,
 		RecordSize: 1024, Payload: PayloadRandom, Seed: 1,
-		BatchBytes: 256 << 10, LingerMs: -1, Compression: "zstd", MaxInFlight: 5, BufferBytes: 32 << 20,
+		BatchBytes: 512 << 10, LingerMs: -1, Compression: "zstd", MaxInFlight: 5, BufferBytes: 32 << 20,
 		Duration: 10, Warmup: 2, LatencyShare: 0.5, Options: map[string]string{},
 	}
 }
