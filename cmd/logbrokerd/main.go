@@ -1,5 +1,5 @@
 // Command logbrokerd runs broker nodes: one (start), or a whole cluster on this
-// machine (dev). It turns flags into configuration and hands over to package
+// machine (dev), or the seven leader failures to watch (demo). It turns flags into configuration and hands over to package
 // broker. Start at newRoot.
 package main
 
@@ -51,14 +51,5 @@ func newVersion() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&short, "short", false, "print the version only")
-	return cmd
-}
-
-func newDemo() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "demo", Short: "The seven leader failures, step by step (not built yet)", Args: cli.Args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return cli.NotBuilt("logbrokerd demo") },
-	}
-	cmd.Flags().Int("scenario", 0, "which of the seven failures")
 	return cmd
 }

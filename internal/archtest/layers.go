@@ -103,9 +103,14 @@ func productLayers() map[string]Rule {
 		}, Third: []string{"github.com/google/uuid", vfs}},
 		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
 		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
+		// Part of the product by logbrokerd demo: with what it stands on, above the broker.
+		"internal/failures": {Own: []string{
+			"broker", "config", "producer", "partitions", "partitions/fsm", "internal/client", "internal/protocol", "internal/recordbatch",
+			"internal/history", "internal/storage", "internal/raftnode", "internal/raftnode/chantransport",
+		}, Third: []string{vfs}},
 		"internal/cluster": {Own: []string{"broker", "config", "internal/client", "internal/protocol"}},
 		"cmd/logbrokerd": {
-			Own:   []string{"broker", "internal/cli", "config", "partitions/commitlog", "partitions/fsm", "internal/storage"},
+			Own:   []string{"broker", "internal/cli", "config", "partitions/commitlog", "partitions/fsm", "internal/storage", "internal/failures"},
 			Third: []string{cobra, "github.com/spf13/pflag", "golang.org/x/term"},
 		},
 		"cmd/logbroker": {

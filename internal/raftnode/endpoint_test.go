@@ -156,9 +156,7 @@ func frameOf(body []byte) []byte {
 func batchFrame(change func(*pb.MessageBatch)) []byte {
 	batch := goodBatch()
 	change(&batch)
-	body := pb.MustMarshal(&batch)
-	head := binary.LittleEndian.AppendUint32(make([]byte, 4), uint32(len(body)))
-	return frameOf(append(head, body...))
+	return frameOf(pb.MustMarshal(&batch))
 }
 
 // sendRaw writes data to the port and reports whether the peer closed.

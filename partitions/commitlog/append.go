@@ -144,10 +144,7 @@ func (l *Log) roll() error {
 	l.tail.sealed = true
 	l.publish()
 	l.sealed = append(l.sealed, l.active)
-	if l.checkpointed > 0 {
-		l.obsolete = append(l.obsolete, l.tail.base)
-	}
-	l.tail, l.active, l.checkpointed = newExtent(l.tail.end), next, 0
+	l.tail, l.active = newExtent(l.tail.end), next
 	l.dirty, l.dirtyDir = true, true
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)

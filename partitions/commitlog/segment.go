@@ -20,9 +20,7 @@ type place struct {
 	fs       storage.FS
 	dir      string
 	interval int64 // bytes between two index entries
-	// checkpointBytes is Options.CheckpointBytes.
-	checkpointBytes int64
-	logger          *slog.Logger
+	logger   *slog.Logger
 }
 
 const (

@@ -2,8 +2,10 @@ package fsm
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
+	"logbroker/internal/recordbatch"
 	"logbroker/partitions/commitlog"
 	"logbroker/partitions/producerstate"
 )
@@ -117,6 +119,28 @@ func EncodeExpire(leaderEpoch int32, keys []producerstate.Key) []byte {
 // Config). Zero fields of c take their defaults.
 func EncodeConfigure(leaderEpoch int32, c Config) []byte {
 	return c.WithDefaults().append(header(kindConfigure, configureBytes, leaderEpoch))
+}
+
+// Inspect says for people what a command does, and returns the batch of one that
+// produces. It checks nothing.
+func Inspect(cmd []byte) (what string, batch recordbatch.Batch) {
+	if len(cmd) < commandHeaderBytes || cmd[0] != commandVersion {
+		return "unknown", nil
+	}
+	switch cmd[1] {
+	case kindProduce:
+		p, _ := decodeProduce(cmd)
+		return "produce", p.batch
+	case kindEpoch:
+		return fmt.Sprintf("epoch %d", binary.BigEndian.Uint32(cmd[2:])), nil
+	case kindTrim:
+		return "trim", nil
+	case kindExpire:
+		return "expire", nil
+	case kindConfigure:
+		return "configure", nil
+	}
+	return "unknown", nil
 }
 
 func decodeEpoch(cmd []byte) (e Epoch, ok bool) {

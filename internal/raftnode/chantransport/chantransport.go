@@ -1,6 +1,7 @@
 // Package chantransport is a Raft transport inside one process, for
-// deterministic tests: a test sees every message between its nodes and may drop
-// it or hold it back, chosen by sender, addressee, type and content.
+// deterministic tests and for the seven leader failures that logbrokerd demo
+// plays: whoever owns it sees every message between the nodes and may drop it or
+// hold it back, chosen by sender, addressee, type and content.
 //
 // It is not for production and knows no network: an absent node is silence, as
 // behind a cut cable. (dragonboat's own plugin/chan would report a failed
