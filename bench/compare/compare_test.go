@@ -306,7 +306,7 @@ func TestNotesTellOfErrorsAndOfRatesThatWereNotKept(t *testing.T) {
 }
 
 func TestNumbersKeepThreeDigits(t *testing.T) {
-	for v, want := range map[float64]string{0.0123: "0.012", 1.234: "1.23", 12.34: "12.3", 123456.7: "123457"} {
+	for v, want := range map[float64]string{0.0123: "0.012", 1.234: "1.23", 12.34: "12.3", 123456.7: "123,457", -1234: "-1,234", 1e6: "1,000,000"} {
 		if got := number(&v); got != want {
 			t.Errorf("%g is written %s, want %s", v, got, want)
 		}

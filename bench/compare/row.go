@@ -110,50 +110,52 @@ type Metric struct {
 	Name    string // as in JSON
 	Title   string // as in tables, with its unit
 	Meaning string // in a sentence
-	Of      func(*Row) *float64
+	// LessIsBetter says that a smaller figure is the better one.
+	LessIsBetter bool
+	Of           func(*Row) *float64
 }
 
 // Metrics are the figures of a Row in the order of the tables.
 func Metrics() []Metric {
 	return []Metric{
 		{
-			"records_per_s", "records/s", "acked records per second, sent as fast as it goes",
+			"records_per_s", "records/s", "acked records per second, sent as fast as it goes", false,
 			func(r *Row) *float64 { return r.RecordsPerS },
 		},
 		{
-			"mb_per_s", "MB/s", "their keys and values before compression, in 10^6 bytes",
+			"mb_per_s", "MB/s", "their keys and values before compression, in 10^6 bytes", false,
 			func(r *Row) *float64 { return r.MBPerS },
 		},
 		{
-			"cpu_s_per_million", "CPU-s/million", "CPU seconds of all brokers together, user and system, per million records produced; the clients' are not in it",
+			"cpu_s_per_million", "CPU-s/million", "CPU seconds of all brokers together, user and system, per million records produced; the clients' are not in it", true,
 			func(r *Row) *float64 { return r.CPUSPerMillion },
 		},
 		{
-			"disk_bytes_per_byte", "disk B/B", "bytes that all brokers together wrote to disk or its cache per byte of MB/s",
+			"disk_bytes_per_byte", "disk B/B", "bytes that all brokers together wrote to disk or its cache per byte of MB/s", true,
 			func(r *Row) *float64 { return r.DiskBytesPerByte },
 		},
 		{
-			"p50_ms", "p50 ms", "of the latency at half of each one's own records/s, open loop, from the intended send time to the ack",
+			"p50_ms", "p50 ms", "of the latency at half of each one's own records/s, open loop, from the intended send time to the ack", true,
 			func(r *Row) *float64 { return r.P50Ms },
 		},
 		{
-			"p99_ms", "p99 ms", "of the same",
+			"p99_ms", "p99 ms", "as p50 ms", true,
 			func(r *Row) *float64 { return r.P99Ms },
 		},
 		{
-			"p999_ms", "p99.9 ms", "of the same",
+			"p999_ms", "p99.9 ms", "as p50 ms", true,
 			func(r *Row) *float64 { return r.P999Ms },
 		},
 		{
-			"alone_p50_ms", "alone p50 ms", "of the latency of one record at a time, the next after the ack",
+			"alone_p50_ms", "alone p50 ms", "of the latency of one record at a time, the next after the ack", true,
 			func(r *Row) *float64 { return r.AloneP50Ms },
 		},
 		{
-			"alone_p99_ms", "alone p99 ms", "of the same",
+			"alone_p99_ms", "alone p99 ms", "as alone p50 ms", true,
 			func(r *Row) *float64 { return r.AloneP99Ms },
 		},
 		{
-			"consume_records_per_s", "consume records/s", "all that was produced, read from the start",
+			"consume_records_per_s", "consume records/s", "all that was produced, read from the start", false,
 			func(r *Row) *float64 { return r.ConsumeRecordsPerS },
 		},
 	}

@@ -165,6 +165,8 @@ func number(v *float64) string {
 		return missingCell
 	}
 	switch a := math.Abs(*v); {
+	case a >= 1000:
+		return grouped(*v)
 	case a >= 100:
 		return fmt.Sprintf("%.0f", *v)
 	case a >= 10:
@@ -181,6 +183,15 @@ func (d *Document) figuresTitle() string {
 		title += fmt.Sprintf("; p50, p99, p99.9 at %g of each one's own records/s, alone = one record at a time", d.Settings.Spec.LatencyShare)
 	}
 	return title
+}
+
+// grouped writes a number of 1000 at least with its digits in groups of three.
+func grouped(v float64) string {
+	digits := fmt.Sprintf("%.0f", v)
+	for at := len(digits) - 3; at > 0 && digits[at-1] != '-'; at -= 3 {
+		digits = digits[:at] + "," + digits[at:]
+	}
+	return digits
 }
 
 // Print writes the tables for a terminal.

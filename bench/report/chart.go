@@ -6,18 +6,20 @@ import (
 	"strings"
 )
 
-// The size of a chart in its own units; a page scales it.
+// The size of a chart in its own units; a page scales it. Two charts beside each
+// other on a screen have about this width in pixels, so words keep their size.
 const (
-	chartWidth                          = 720.0
-	lineHeight                          = 300.0
-	marginLeft, marginRight             = 64.0, 20.0
-	marginTop, marginBottom             = 14.0, 44.0
-	barLabel, barRow, barThick, barText = 150.0, 30.0, 16.0, 210.0
+	chartWidth                          = 540.0
+	lineHeight                          = 290.0
+	marginLeft, marginRight             = 52.0, 30.0
+	marginTop, marginBottom             = 26.0, 44.0
+	barLabel, barRow, barThick, barText = 124.0, 28.0, 16.0, 186.0
+	barTop                              = 4.0
 )
 
 // chart is what the template draws: all places are computed here.
 type chart struct {
-	Title          string
+	Title, Note    string // what it shows, and what that means
 	Width, Height  float64
 	Grid           []mark // lines across with their labels
 	Columns        []mark // labels below
@@ -106,8 +108,8 @@ type dataBar struct {
 // barChart draws horizontal bars from 0.
 func barChart(title string, bars []dataBar) chart {
 	c := chart{
-		Title: title, Width: chartWidth, Height: marginTop + barRow*float64(len(bars)) + 6,
-		Left: barLabel, Top: marginTop, Right: chartWidth - barText,
+		Title: title, Width: chartWidth, Height: barTop + barRow*float64(len(bars)) + 6,
+		Left: barLabel, Top: barTop, Right: chartWidth - barText,
 	}
 	c.Bottom = c.Height - 6
 	greatest := 0.0

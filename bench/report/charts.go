@@ -114,7 +114,8 @@ func percentiles(s series, name string) (x, y []float64, err error) {
 	last := min(max(math.Log10(float64(sum.TotalCount())/10), 1), ninesMost)
 	for n := 0.0; n <= last+1e-9; n += 0.05 {
 		x = append(x, n)
-		y = append(y, float64(sum.ValueAtPercentile(100*(1-math.Pow(10, -n))))/1000)
+		// The percentile of nothing is the least latency there is, not 0.
+		y = append(y, float64(max(sum.ValueAtPercentile(100*(1-math.Pow(10, -n))), sum.Min()))/1000)
 	}
 	return x, y, nil
 }
@@ -163,7 +164,11 @@ func (f *File) comparedBars() []chart {
 			bars = append(bars, b)
 		}
 		if any {
-			charts = append(charts, barChart(m.Title, bars))
+			c := barChart(m.Title, bars)
+			if c.Note = m.Meaning; m.LessIsBetter {
+				c.Note += "; less is better"
+			}
+			charts = append(charts, c)
 		}
 	}
 	return charts

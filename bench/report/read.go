@@ -71,7 +71,11 @@ func (f *File) spec() load.Spec {
 // work says in a few words what was done.
 func (f *File) work() string {
 	s := f.spec()
-	return fmt.Sprintf("%d B %s, %d partitions, %d producers, compression %s", s.RecordSize, s.Payload, s.Topics*s.Partitions, s.Producers, s.Compression)
+	producers := "1 producer"
+	if s.Producers != 1 {
+		producers = fmt.Sprintf("%d producers", s.Producers)
+	}
+	return fmt.Sprintf("%d B %s, %d partitions, %s, compression %s", s.RecordSize, s.Payload, s.Topics*s.Partitions, producers, s.Compression)
 }
 
 // phase returns a turn's result of the phase, nil where there is none.

@@ -129,6 +129,24 @@ func TestThePageStandsAloneAndHasEverySeries(t *testing.T) {
 	}
 }
 
+func TestALatencyChartBeginsAtTheLeastLatency(t *testing.T) {
+	h := hdr.New(1, 1e6, 3)
+	for i := int64(500); i < 600; i++ {
+		if err := h.RecordValue(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	encoded, err := h.Encode(hdr.V2CompressedEncodingCookieBase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := load.Turn{Phases: []load.Result{{Phase: load.PhaseAlone, Histogram: string(encoded)}}}
+	_, y, err := percentiles(series{turns: []*load.Turn{&one}}, load.PhaseAlone)
+	if err != nil || len(y) == 0 || y[0] != 0.5 {
+		t.Errorf("%v, %v", y, err)
+	}
+}
+
 func TestADamagedHistogramIsAnError(t *testing.T) {
 	all := files(t)
 	all[1].Turns[0].Phases[0].Histogram = "HISTFAAA" + strings.Repeat("A", 40)
