@@ -14,9 +14,10 @@ import (
 	"logbroker/bench/procs"
 )
 
-// TestMain lets the systems start this binary as their broker processes.
+// TestMain lets the systems start this binary as their broker processes, and a
+// test start it as the driver of one.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"nats-server", "raft-node"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"nats-server", "raft-node", "jetstream", "dragonboat"}, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())

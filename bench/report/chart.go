@@ -128,7 +128,7 @@ func barChart(title string, bars []dataBar) chart {
 		}
 		if b.hasSpread {
 			d.Whisker, d.Least, d.Greatest = true, c.Left+place(b.least), c.Left+place(b.greatest)
-			d.Value += " (" + figure(b.least) + " … " + figure(b.greatest) + ")"
+			d.Value += " (" + brief(b.least) + " … " + brief(b.greatest) + ")"
 		}
 		if b.empty {
 			d.Value, d.Width = "not measured", 0

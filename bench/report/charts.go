@@ -8,6 +8,10 @@ import (
 	"logbroker/bench/load"
 )
 
+// sampleLeast is the shortest interval, in seconds, whose rate says something:
+// the end of a phase may leave a few milliseconds.
+const sampleLeast = 0.5
+
 // throughputCharts draw records/s over time, a chart per phase that has a
 // series; a system's rounds lie over each other.
 func (f *File) throughputCharts() []chart {
@@ -22,7 +26,10 @@ func (f *File) throughputCharts() []chart {
 					continue
 				}
 				l := dataLine{name: s.name, series: i}
-				for _, sample := range r.Series {
+				for n, sample := range r.Series {
+					if n > 0 && sample.Seconds < sampleLeast {
+						continue
+					}
 					rate := float64(sample.Records) / max(sample.Seconds, 1e-3)
 					l.x, l.y = append(l.x, sample.AtS), append(l.y, rate)
 					longest, most = max(longest, sample.AtS), max(most, rate)

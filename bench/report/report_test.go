@@ -129,6 +129,15 @@ func TestThePageStandsAloneAndHasEverySeries(t *testing.T) {
 	}
 }
 
+func TestThroughputLeavesOutTheCrumbOfAnInterval(t *testing.T) {
+	f := files(t)[1]
+	phases := f.Turns[0].Phases
+	phases[0].Series = append(phases[0].Series, load.Sample{AtS: 2.001, Seconds: 0.001, Records: 900})
+	if line := f.throughputCharts()[0].Lines[0]; strings.Count(line.Path, " L") != 1 {
+		t.Errorf("%+v", line)
+	}
+}
+
 func TestALatencyChartBeginsAtTheLeastLatency(t *testing.T) {
 	h := hdr.New(1, 1e6, 3)
 	for i := int64(500); i < 600; i++ {
@@ -240,6 +249,9 @@ func TestScales(t *testing.T) {
 		if got := labels(c.scale); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
+	}
+	if got := brief(137502) + " " + brief(9999) + " " + brief(3651832); got != "137.5k 9,999 3.652M" {
+		t.Errorf("brief figures %s", got)
 	}
 	if got := figure(1234567.8) + " " + figure(0.0123) + " " + figure(-2500); got != "1,234,568 0.012 -2,500" {
 		t.Errorf("figures %s", got)

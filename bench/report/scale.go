@@ -100,6 +100,14 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.3f", v)
 }
 
+// brief is figure where there is little room: 137502 as 137.5k.
+func brief(v float64) string {
+	if math.Abs(v) >= 10_000 {
+		return short(v)
+	}
+	return figure(v)
+}
+
 func grouped(n int64) string {
 	if n < 0 {
 		return "-" + grouped(-n)
