@@ -242,12 +242,8 @@ func (c *Consumer) pollReady(max int) ([]Record, error) {
 		return nil, err
 	}
 	var out []Record
-	take := func(rec Record) bool {
-		out = append(out, rec)
-		return len(out) < max
-	}
 	for i, cl := range owned {
-		_, err := cl.feed.tryTake(take)
+		out, err = cl.feed.tryTake(out, max-len(out))
 		if len(out) >= max || err != nil && !c.toleratesEnd(cl, err) {
 			c.endTurn(i + 1)
 		}

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,78 +138,102 @@ func (r *feed) tell() {
 	}
 }
 
-// take hands records to f until it says enough or none is ready. It waits for
-// the first under ctx.
-func (r *feed) take(ctx context.Context, f func(Record) bool) error {
+// take appends 1 to max records to out, waiting under ctx for the first. With an
+// error there are none.
+func (r *feed) take(ctx context.Context, out []Record, max int) ([]Record, error) {
 	select {
 	case r.reading <- struct{}{}:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return out, context.Cause(ctx)
 	case <-r.stop:
-		return ErrClosed
+		return out, ErrClosed
 	}
 	defer func() { <-r.reading }()
 	for {
 		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+			return out, context.Cause(ctx)
 		}
-		ok, err := r.takeReady(f)
-		if ok || err != nil {
-			return err
+		taken, err := r.takeReady(out, max)
+		if len(taken) > len(out) || err != nil {
+			return taken, err
 		}
 		select {
 		case <-r.news:
 		case <-ctx.Done():
 		case <-r.stop:
-			return ErrClosed
+			return out, ErrClosed
 		}
 	}
+}
+
+// takeOne waits for the next record.
+func (r *feed) takeOne(ctx context.Context) (Record, error) {
+	var one [1]Record
+	out, err := r.take(ctx, one[:0], 1)
+	if err != nil {
+		return Record{}, err
+	}
+	return out[0], nil
 }
 
 // tryTake is takeReady for one of several takers: nothing is ready while
 // another one takes.
-func (r *feed) tryTake(f func(Record) bool) (some bool, err error) {
+func (r *feed) tryTake(out []Record, max int) ([]Record, error) {
 	select {
 	case r.reading <- struct{}{}:
 	default:
-		return false, nil
+		return out, nil
 	}
 	defer func() { <-r.reading }()
-	return r.takeReady(f)
+	return r.takeReady(out, max)
 }
 
-// takeReady hands out what can be had without waiting, and reports whether that
-// was anything.
-func (r *feed) takeReady(f func(Record) bool) (some bool, err error) {
-	for {
+// takeReady appends up to max records that can be had without waiting to out. Its
+// error comes alone; where there are records it stays for the next call.
+func (r *feed) takeReady(out []Record, max int) ([]Record, error) {
+	begin := len(out)
+	for len(out)-begin < max {
 		if r.withheld != nil && r.withheld() {
-			return some, nil
+			break
 		}
 		ready, err := r.advance()
 		if !ready {
-			if some {
-				return true, nil // the error, if any, stays for the next call
+			if len(out) > begin {
+				err = nil
 			}
-			return false, err
+			return out, err
 		}
-		for r.current.it.Next() {
-			rec := r.current.it.Record()
-			if rec.Offset < r.at() {
-				continue
-			}
-			if !r.moveTo(rec.Offset + 1) {
-				break // a seek or the end came between
-			}
-			some = true
-			if !f(r.record(rec)) {
-				return true, nil
-			}
-		}
-		if err := r.current.it.Err(); err != nil {
-			r.failDecoding(fmt.Errorf("%s/%d after offset %d: %w", r.topic, r.partition, r.at()-1, err))
-		}
-		r.current.it = nil
+		out = r.takeCurrent(out, max-(len(out)-begin))
 	}
+	return out, nil
+}
+
+// growMax is how many records memory is taken for before they are decoded: what a
+// header promises is not proven yet.
+const growMax = 4096
+
+// takeCurrent appends up to max records of the current batch to out, and lets go
+// of the batch behind its last one.
+func (r *feed) takeCurrent(out []Record, max int) []Record {
+	it, from, begin := r.current.it, r.at(), len(out)
+	out = slices.Grow(out, min(max, it.Left(), growMax))
+	for len(out)-begin < max {
+		if !it.Next() {
+			r.current.it = nil
+			break
+		}
+		if rec := it.Record(); rec.Offset >= from {
+			out = append(out, r.record(rec))
+		}
+	}
+	if !r.handOut(out[begin:]) { // a seek or the end came between
+		clear(out[begin:])
+		out, r.current.it = out[:begin], nil
+	}
+	if err := it.Err(); err != nil {
+		r.failDecoding(fmt.Errorf("%s/%d after offset %d: %w", r.topic, r.partition, r.at()-1, err))
+	}
+	return out
 }
 
 // at is the position.
@@ -218,17 +243,20 @@ func (r *feed) at() int64 {
 	return r.position
 }
 
-// moveTo sets the position unless a seek has made the current batch void, the
-// partition is lost or the feed is closed. From then on the record before offset is handed out.
-func (r *feed) moveTo(offset int64) bool {
+// handOut moves the position behind records, all of the current batch, unless a
+// seek has made that void, the partition is lost or the feed is closed. From then
+// on they are handed out.
+func (r *feed) handOut(records []Record) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed || r.current.generation != r.generation || r.marks != nil && r.marks.void {
 		return false
 	}
-	r.position = offset
-	if r.marks != nil {
-		r.marks.handOut(offset - 1)
+	for i := range records {
+		r.position = records[i].Offset + 1
+		if r.marks != nil {
+			r.marks.handOut(records[i].Offset)
+		}
 	}
 	return true
 }

@@ -101,12 +101,7 @@ func (r *Reader) start(ctx context.Context) error {
 // UNKNOWN_TOPIC_ID (the topic was deleted), CORRUPT_MESSAGE and other refusals
 // that a retry does not mend. These stay until SeekTo.
 func (r *Reader) Next(ctx context.Context) (Record, error) {
-	var out Record
-	err := r.take(ctx, func(rec Record) bool {
-		out = rec
-		return false
-	})
-	return out, err
+	return r.takeOne(ctx)
 }
 
 // Poll returns 1 to max records, waiting under ctx for the first. Errors: as
@@ -115,12 +110,7 @@ func (r *Reader) Poll(ctx context.Context, max int) ([]Record, error) {
 	if max < 1 {
 		return nil, fmt.Errorf("consumer: Poll(%d): ask for at least one record", max)
 	}
-	var out []Record
-	err := r.take(ctx, func(rec Record) bool {
-		out = append(out, rec)
-		return len(out) < max
-	})
-	return out, err
+	return r.take(ctx, nil, max)
 }
 
 // Records iterates over Next until ctx ends or reading fails: the last pair

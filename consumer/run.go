@@ -118,10 +118,5 @@ func (c *Consumer) work(ctx context.Context, cl *claim, handle Handler) error {
 
 // next waits for the partition's next record.
 func (cl *claim) next(ctx context.Context) (Record, error) {
-	var out Record
-	err := cl.feed.take(ctx, func(rec Record) bool {
-		out = rec
-		return false
-	})
-	return out, err
+	return cl.feed.takeOne(ctx)
 }

@@ -167,6 +167,10 @@ func (it *Iterator) Next() bool {
 // Reset and as long as the batch's bytes are.
 func (it *Iterator) Record() Record { return it.record }
 
+// Left returns how many records the header promises beyond those that Next moved
+// to.
+func (it *Iterator) Left() int { return int(it.left) }
+
 // Err returns what ended the iteration early, nil at the regular end. Errors:
 // INVALID_RECORD, MESSAGE_TOO_LARGE (header lists over the limit).
 func (it *Iterator) Err() error { return it.err }
