@@ -23,6 +23,9 @@ type fetch struct {
 	start  time.Time
 	// expired is set when the wait is over: the next run answers what there is.
 	expired atomic.Bool
+	// begun is set once a reply was sent: the request's offset and credit are what
+	// is left of them. Only the goroutine that runs the request looks at it.
+	begun bool
 
 	// mu guards what parking sets and the next run undoes. A wake may come
 	// before park is done; the run it causes waits here.
@@ -107,7 +110,8 @@ func (f *fetch) serve() (parked bool, err error) {
 	buf := f.h.buffer(f.req.Offset < f.target.replica.HighWatermark())
 	defer f.h.recycle(buf)
 	offset, left := f.req.Offset, int(f.req.MaxBytes)
-	for first := true; ; first = false {
+	for first := !f.begun; ; first = false {
+		start := f.h.options.Clock()
 		result, err := f.read(buf, offset, min(left, f.h.options.ReplyBytes))
 		if err != nil {
 			return false, err
@@ -131,6 +135,10 @@ func (f *fetch) serve() (parked bool, err error) {
 			return false, nil
 		}
 		offset = seen.next
+		f.begun, f.req.Offset, f.req.MaxBytes = true, offset, uint32(left)
+		if f.giveWay(f.h.options.Clock().Sub(start)) {
+			return true, nil // and f is its next run's
+		}
 	}
 }
 
@@ -192,6 +200,31 @@ func (f *fetch) park() bool {
 	if left <= 0 || f.expired.Load() {
 		return false
 	}
+	wait := func(wake func()) (cancel func()) { return f.target.replica.WaitFor(f.req.Offset, wake) }
+	return f.sleep(left, func() { f.expired.Store(true) }, wait)
+}
+
+// giveWayFactor is how much longer a catch-up read pauses than its last reply took.
+const giveWayFactor = 6
+
+// giveWay makes a request that has more to read pause after a reply that took d,
+// and reports whether it did, where producers have something in work: whoever
+// reads from far behind takes all that a machine has to give, and the producers
+// come last, whose batches wait for other nodes besides. Whoever reads at the end
+// of the log is not held up, nor anybody where nobody produces; and where there is
+// processor time to spare, replies take so little that the pauses are no loss.
+func (f *fetch) giveWay(d time.Duration) bool {
+	if f.h.produceBudget.used.Load() == 0 {
+		return false
+	}
+	nothing := func(func()) (cancel func()) { return func() {} }
+	return f.sleep(min(giveWayFactor*d, f.h.options.GiveWayMax), func() {}, nothing)
+}
+
+// sleep takes the request out of the pool until d is over, which expire is told,
+// until wake is called, which wait is given, or the partition changes hands. It
+// reports false, and nothing is changed, where nobody may wait any more.
+func (f *fetch) sleep(d time.Duration, expire func(), wait func(wake func()) (cancel func())) bool {
 	// Several may wake at once; the first one counts. The pool has room for
 	// every fetch that was let in, so the submit cannot fail.
 	var woken atomic.Bool
@@ -205,8 +238,8 @@ func (f *fetch) park() bool {
 	if !f.h.parked.add(f.target.shard, f, wake) {
 		return false
 	}
-	f.cancel = f.target.replica.WaitFor(f.req.Offset, wake)
-	f.timer = time.AfterFunc(left, func() { f.expired.Store(true); wake() })
+	f.cancel = wait(wake)
+	f.timer = time.AfterFunc(d, func() { expire(); wake() })
 	return true
 }
 

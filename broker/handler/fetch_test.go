@@ -2,7 +2,9 @@ package handler
 
 import (
 	"bytes"
+	"sync"
 	"testing"
+	"time"
 
 	"logbroker/broker/metadata"
 	"logbroker/internal/errcode"
@@ -86,6 +88,64 @@ func TestFetchCutsRepliesForClientsThatTakePieces(t *testing.T) {
 	}
 	if len(pieces) != 0 {
 		t.Fatalf("%d pieces too many", len(pieces))
+	}
+}
+
+// A clock that leaps makes every reply take an hour, so that a catch-up read
+// pauses for as long as it may.
+func leapingClock() func() time.Time {
+	var mu sync.Mutex
+	now := time.Now()
+	return func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		now = now.Add(time.Hour)
+		return now
+	}
+}
+
+func TestACatchUpReadGivesWayToProducersAndLosesNothing(t *testing.T) {
+	for name, producing := range map[string]int64{"producing": 1, "idle": 0} {
+		pause := time.Millisecond
+		if producing == 0 {
+			pause = time.Hour // nobody to give way to
+		}
+		b := newBench(t, func(o *Options) { o.ReplyBytes, o.Clock, o.GiveWayMax = 100, leapingClock(), pause })
+		topic, _ := b.topic("orders")
+		for range 20 {
+			b.produce(produceRequest(topic, encodeBatch(t, string(make([]byte, 50)))))
+		}
+		b.h.produceBudget.used.Add(producing)
+		got := offsetsOf(t, b.fetch(fetchRequest(topic, 0, 1<<20, 0)))
+		b.h.produceBudget.used.Add(-producing)
+		for i, offset := range got {
+			if offset != int64(i) {
+				t.Errorf("%s: batch %d has offset %d", name, i, offset)
+			}
+		}
+		if len(got) != 20 {
+			t.Errorf("%s: %d batches", name, len(got))
+		}
+	}
+}
+
+func TestACatchUpReadThatPausesLearnsOfALostLeadership(t *testing.T) {
+	b := newBench(t, func(o *Options) { o.ReplyBytes, o.Clock, o.GiveWayMax = 1, leapingClock(), time.Hour })
+	topic, r := b.topic("orders")
+	for range 3 {
+		b.produce(produceRequest(topic, encodeBatch(t, "v")))
+	}
+	b.h.produceBudget.used.Add(1)
+	defer b.h.produceBudget.used.Add(-1)
+	replies := b.startFetch(fetchRequest(topic, 0, 1<<20, 0))
+	if got := receive(t, replies); got.Code != errcode.None || got.Last {
+		t.Fatalf("%+v", got)
+	}
+	r.setLeader(partitions.LeaderHint{Node: 2, Epoch: 4})
+	eventually(t, "the pause", func() bool { return len(b.h.parked.of(topic.Partitions[0].Shard)) == 1 })
+	b.h.LeadershipChanged(topic.Partitions[0].Shard)
+	if got := receive(t, replies); got.Code != errcode.NotLeaderOrFollower || !got.Last {
+		t.Errorf("%+v", got)
 	}
 }
 
