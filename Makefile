@@ -134,6 +134,24 @@ nemesis: proof-binaries
 nemesis-broken:
 	PROOF_BROKEN=1 $(GO) test -count=1 -run=TestABrokenBuildIsCaught -v ./internal/proof/nemesis
 
+.PHONY: restart-time fuzz
+
+# How long a node that holds SIZE in twelve partitions takes to be ready again
+# after kill -9. Three restarts; the filling takes a minute for 10 GiB.
+SIZE ?= 10GiB
+restart-time:
+	$(GO) test -run=NONE -bench=Restart -benchtime=3x -timeout 30m ./internal/e2e -args -restart.size=$(SIZE)
+
+# Every decoder against bytes nobody wrote, FUZZTIME each. The corpus of a
+# finding goes into the package's testdata.
+FUZZTIME ?= 30s
+fuzz:
+	grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u | while read dir; do \
+	  for target in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
+	    echo "== $$dir $$target" && $(GO) test -run=NONE -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) $$dir || exit 1; \
+	  done; \
+	done
+
 # The seven leader failures, with one batch and 64 in flight, the leader crashing
 # and stopping, ROUNDS times each; the tests play them three times.
 failures:

@@ -156,7 +156,9 @@ func frameOf(body []byte) []byte {
 func batchFrame(change func(*pb.MessageBatch)) []byte {
 	batch := goodBatch()
 	change(&batch)
-	return frameOf(pb.MustMarshal(&batch))
+	body := pb.MustMarshal(&batch)
+	head := binary.LittleEndian.AppendUint32(make([]byte, 4), uint32(len(body)))
+	return frameOf(append(head, body...))
 }
 
 // sendRaw writes data to the port and reports whether the peer closed.

@@ -20,7 +20,8 @@ import (
 //	4   4    CRC-32C of bytes 0–3 and the body, little endian
 //	8   …    body
 //
-// kindMessages: every body is a raftpb.MessageBatch, one direction.
+// kindMessages: every body is a raftpb.MessageBatch as messages.go has it, one
+// direction.
 // kindSnapshot: every body is a raftpb.Chunk, one direction; the receiver closes
 // after the sender's half close, when everything is handled, and sends the byte
 // snapshotTaken before it does.
@@ -56,6 +57,9 @@ const (
 	// A frame's body is read in steps that double from this size, so that a
 	// length alone (a lie, perhaps) allocates next to nothing.
 	firstReadBytes = 256 << 10
+	// What is larger is read past this buffer, so it need not hold more than the
+	// parts of a frame in front of its commands.
+	readBufferBytes = 4 << 10
 )
 
 // Time-outs of one step on a connection.
@@ -121,27 +125,32 @@ type frameReader struct {
 }
 
 func newFrameReader(conn net.Conn, bytesMax int) *frameReader {
-	return &frameReader{conn: conn, in: bufio.NewReaderSize(conn, 32<<10), bytesMax: bytesMax}
+	return &frameReader{conn: conn, in: bufio.NewReaderSize(conn, readBufferBytes), bytesMax: bytesMax}
+}
+
+// begin waits without a limit for the next frame and returns its header and the
+// length of its body. io.EOF means the peer closed between two frames.
+func (r *frameReader) begin() (header [frameHeaderBytes]byte, length int, err error) {
+	r.done()
+	if _, err := r.in.Peek(1); err != nil {
+		return header, 0, err
+	}
+	if err := r.readStep(header[:]); err != nil {
+		return header, 0, err
+	}
+	if length = int(binary.LittleEndian.Uint32(header[:])); length > r.bytesMax {
+		return header, 0, fmt.Errorf("%w: length %d is above %d", errFrame, length, r.bytesMax)
+	}
+	return header, length, nil
 }
 
 // next returns the next body, valid until the next call or until done. It waits
 // for the first byte without a limit, for the rest of the frame within
 // bodyTimeout a step. io.EOF means the peer closed between two frames.
 func (r *frameReader) next() ([]byte, error) {
-	r.done()
-	if _, err := r.in.Peek(1); err != nil {
+	header, length, err := r.begin()
+	if err != nil {
 		return nil, err
-	}
-	if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-		return nil, err
-	}
-	var header [frameHeaderBytes]byte
-	if _, err := io.ReadFull(r.in, header[:]); err != nil {
-		return nil, err
-	}
-	length := int(binary.LittleEndian.Uint32(header[:]))
-	if length > r.bytesMax {
-		return nil, fmt.Errorf("%w: length %d is above %d", errFrame, length, r.bytesMax)
 	}
 	body, err := r.body(length)
 	if err != nil {
@@ -151,6 +160,15 @@ func (r *frameReader) next() ([]byte, error) {
 		return nil, fmt.Errorf("%w: checksum of %d bytes does not match", errFrame, length)
 	}
 	return body, r.conn.SetReadDeadline(time.Time{})
+}
+
+// readStep fills p within bodyTimeout.
+func (r *frameReader) readStep(p []byte) error {
+	if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(r.in, p)
+	return err
 }
 
 // done gives the last frame's buffer back.
@@ -170,11 +188,8 @@ func (r *frameReader) body(length int) ([]byte, error) {
 			copy(grown, (*r.buf)[:have])
 			*r.buf = grown
 		}
-		if err := r.conn.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-			return nil, err
-		}
 		step := (*r.buf)[have:min(length, len(*r.buf))]
-		if _, err := io.ReadFull(r.in, step); err != nil {
+		if err := r.readStep(step); err != nil {
 			return nil, err
 		}
 		have += len(step)

@@ -60,6 +60,8 @@ func (f *logStoreFactory) Create(c config.NodeHostConfig, busy config.LogDBCallb
 //   - Bytes that a killed process wrote and did not sync are read back after a
 //     restart and acted upon, and a power cut can still take them. So logs are
 //     synced before a replica's state is read.
+//   - Nothing keeps the log from being compacted past what the state machine has
+//     on disk. So that is checked; see durable.go.
 //   - Entries above an installed snapshot that contradict it come back after a
 //     restart. So they are recognised and hidden.
 //
@@ -93,6 +95,9 @@ type replicaLog struct {
 	state sync.Mutex
 	hard  pb.State
 	last  uint64 // index of the last entry, or of the snapshot above it
+	// durable is how far the state machine would come back; nil where it does not
+	// tell.
+	durable func() uint64
 }
 
 func (s *logStore) replica(shard, replica uint64) *replicaLog {
@@ -202,6 +207,9 @@ func (s *logStore) SaveSnapshots(updates []pb.Update) error {
 			continue
 		}
 		err := s.serially(updates[i].ShardID, updates[i].ReplicaID, func() error {
+			if err := s.checkSnapshot(&updates[i]); err != nil {
+				return err
+			}
 			return s.ILogDB.SaveSnapshots(updates[i : i+1])
 		})
 		if err != nil {
@@ -213,7 +221,12 @@ func (s *logStore) SaveSnapshots(updates []pb.Update) error {
 
 // RemoveEntriesTo implements raftio.ILogDB.
 func (s *logStore) RemoveEntriesTo(shard, replica, index uint64) error {
-	err := s.serially(shard, replica, func() error { return s.ILogDB.RemoveEntriesTo(shard, replica, index) })
+	err := s.serially(shard, replica, func() error {
+		if err := s.checkDurable(shard, replica, index); err != nil {
+			return err
+		}
+		return s.ILogDB.RemoveEntriesTo(shard, replica, index)
+	})
 	return s.failed("compact the log", err)
 }
 

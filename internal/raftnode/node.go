@@ -167,7 +167,7 @@ func (n *Node) leave() { n.life.RUnlock() }
 // must not call this Node.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
 	return n.start(s, func(*replica) error {
-		return n.host.StartOnDiskReplica(s.Members, s.Join, create, n.shardConfig(s))
+		return n.host.StartOnDiskReplica(s.Members, s.Join, n.durably(create), n.shardConfig(s))
 	})
 }
 

@@ -85,9 +85,8 @@ var proposals = sync.Pool{New: func() any { return new(Proposal) }}
 //
 // Copies of cmd: dragonboat makes one into the entry here (a header byte goes in
 // front). On the leader the log store makes two more (marshal, then tan's 32 KiB
-// blocks) and each peer's connection one (marshal), beside the kernel's. A
-// follower has one read buffer and one copy out of it into the entry, then the
-// log store's two.
+// blocks), beside the kernel's. Each peer's connection writes a command from the
+// entry, and a follower reads it into its entry; then the log store's two.
 func (n *Node) Propose(shard uint64, cmd []byte, timeout time.Duration) (*Proposal, error) {
 	request, err := n.propose(shard, cmd, timeout, false)
 	if err != nil {

@@ -125,19 +125,13 @@ func (t *tcpTransport) receiveMessages(conn net.Conn) error {
 	frames := newFrameReader(conn, messageFrameBytesMax)
 	defer frames.done()
 	for {
-		body, err := frames.next()
-		if err != nil {
-			return err
-		}
 		var batch pb.MessageBatch
-		// Unmarshal copies every command out of body, which is reused.
-		if err := unmarshal(&batch, body); err != nil {
+		if err := frames.readBatch(&batch); err != nil {
 			return err
 		}
 		if err := t.check(&batch); err != nil {
 			return err
 		}
-		frames.done()
 		t.messages(batch)
 	}
 }
@@ -288,12 +282,13 @@ func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
 type messageConnection struct {
 	*outgoing // replaced by the goroutine that sends
 	open      func() (*outgoing, error)
+	batches   batchWriter
 }
 
 // Close implements raftio.IConnection.
 func (c *messageConnection) Close() { c.close() }
 
-// SendMessageBatch implements raftio.IConnection: one frame, one write.
+// SendMessageBatch implements raftio.IConnection: one frame.
 func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
 	if c.lost() {
 		fresh, err := c.open()
@@ -303,5 +298,8 @@ func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
 		c.close()
 		c.outgoing = fresh
 	}
-	return c.send(&batch, batch.SizeUpperLimit())
+	if c.lost() {
+		return net.ErrClosed
+	}
+	return c.batches.write(c.conn, batch)
 }

@@ -144,7 +144,10 @@ func (l *Log) roll() error {
 	l.tail.sealed = true
 	l.publish()
 	l.sealed = append(l.sealed, l.active)
-	l.tail, l.active = newExtent(l.tail.end), next
+	if l.checkpointed > 0 {
+		l.obsolete = append(l.obsolete, l.tail.base)
+	}
+	l.tail, l.active, l.checkpointed = newExtent(l.tail.end), next, 0
 	l.dirty, l.dirtyDir = true, true
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)

@@ -65,7 +65,7 @@ func (c *crashLoop) life() {
 		}
 		return inj.Hook(op)
 	})
-	l, err := Open(Options{FS: fs, Dir: dir, IndexIntervalBytes: 300}, c.marker)
+	l, err := Open(Options{FS: fs, Dir: dir, IndexIntervalBytes: 300, CheckpointBytes: 200}, c.marker)
 	if err == nil {
 		c.check(l)
 		err = c.work(l)
@@ -130,7 +130,10 @@ func (c *crashLoop) sync(l *Log, next int) error {
 		return err
 	}
 	c.marker, c.durable, c.done = st, l.Segments(), next
-	return l.RemoveTrimmed()
+	if err := l.RemoveTrimmed(); err != nil {
+		return err
+	}
+	return l.Checkpoint()
 }
 
 // check holds a log that was just opened against the marker.
@@ -149,6 +152,9 @@ func (c *crashLoop) check(l *Log) {
 	for _, name := range dirNames(c.t, c.mem) {
 		if strings.HasSuffix(name, storage.TmpSuffix()) {
 			c.t.Fatalf("%s is left", name)
+		}
+		if strings.HasSuffix(name, checkpointSuffix) && name != fileName(got.ActiveBase, checkpointSuffix) {
+			c.t.Fatalf("%s is left, the active segment begins at %d", name, got.ActiveBase)
 		}
 	}
 }

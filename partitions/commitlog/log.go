@@ -31,6 +31,10 @@ type Options struct {
 	// IndexIntervalBytes is the distance between two index entries; default
 	// 4096. Replicas may differ in it: index files are no part of a digest.
 	IndexIntervalBytes int
+	// CheckpointBytes is how much is appended between two checkpoints of the active
+	// segment, and so how much of it Open reads beside what no marker had spoken of
+	// at the last one. Default 8 MiB.
+	CheckpointBytes int64
 	// Unread says that nobody reads the log just now. What was written then leaves
 	// the page cache soon, so that logs which are read have more of it. It is asked
 	// by a goroutine of the log's own and must not wait for it. Default: never.
@@ -117,6 +121,11 @@ type Log struct {
 	// dirty: the active segment has unsynced bytes. dirtyDir: dir has unsynced
 	// names.
 	dirty, dirtyDir bool
+	// checkpointed is how many bytes of the active segment the checkpoint covers.
+	checkpointed int64
+	// obsolete are the segments that were sealed and have a checkpoint yet. It may
+	// go once a marker has them sealed.
+	obsolete []int64
 	// durableStart is the log start offset of the last State that Sync gave.
 	durableStart int64
 	// failed is the first error of a write or sync; it stays.
@@ -165,7 +174,7 @@ func Open(opts Options, st State) (*Log, error) {
 	}
 	l := &Log{
 		place: p, tail: found.active, lastMs: st.LastAppendMs,
-		durableStart: st.LogStart, back: newWriteBack(opts.Unread),
+		checkpointed: found.checkpointed, durableStart: st.LogStart, back: newWriteBack(opts.Unread),
 	}
 	segments := make([]*segment, 0, len(found.sealed)+1)
 	for _, x := range found.sealed {
@@ -182,12 +191,15 @@ func Open(opts Options, st State) (*Log, error) {
 
 // place resolves the defaults.
 func (o Options) place() *place {
-	p := &place{fs: o.FS, dir: o.Dir, interval: int64(o.IndexIntervalBytes), logger: o.Logger}
+	p := &place{fs: o.FS, dir: o.Dir, interval: int64(o.IndexIntervalBytes), checkpointBytes: o.CheckpointBytes, logger: o.Logger}
 	if p.fs == nil {
 		p.fs = storage.OS()
 	}
 	if p.interval <= 0 {
 		p.interval = indexIntervalBytesDefault
+	}
+	if p.checkpointBytes <= 0 {
+		p.checkpointBytes = checkpointBytesDefault
 	}
 	if p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)

@@ -2,6 +2,7 @@ package commitlog
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 //	bytes behind State.ActivePosition      cut off
 //	segments with base ≥ State.End         removed (never acknowledged)
 //	footer, index of the active segment    removed (sealed after the marker)
+//	checkpoints that the State is below    removed
 //	segments wholly below State.LogStart   removed (trimmed, unlink was lost)
 //	*.tmp                                  removed
 
@@ -30,6 +32,8 @@ type findings struct {
 	active extent   // at State's position
 	// cut says that the active .log is longer than State says.
 	cut bool
+	// checkpointed is how much of the active segment its checkpoint covers.
+	checkpointed int64
 	// create says that the active .log does not exist, which is right only for
 	// an empty one.
 	create bool
@@ -83,7 +87,7 @@ func parseName(name string) (base int64, suffix string, ok bool) {
 	}
 	suffix = name[digits:]
 	switch strings.TrimSuffix(suffix, storage.TmpSuffix()) {
-	case logSuffix, indexSuffix, timeIndexSuffix, footerSuffix:
+	case logSuffix, indexSuffix, timeIndexSuffix, footerSuffix, checkpointSuffix:
 		return int64(n), suffix, true
 	}
 	return 0, "", false
@@ -226,19 +230,17 @@ func (f *findings) inspectActive(p *place, st State, exists bool) error {
 	if info.Size() < st.ActivePosition {
 		return damaged(path, info.Size(), "the file has %d bytes, the marker says %d", info.Size(), st.ActivePosition)
 	}
-	x, err := scanExtent(p, file, st.ActiveBase, st.ActivePosition)
+	known := readCheckpoint(p, st)
+	x, err := scanActive(p, file, known, st)
+	if errors.Is(err, ErrDamaged) && known.length > 0 {
+		// The checkpoint may be to blame; without one the damage gets its place.
+		known = newExtent(st.ActiveBase)
+		x, err = scanActive(p, file, known, st)
+	}
 	if err != nil {
 		return err
 	}
-	if x.end != st.End {
-		return damaged(path, st.ActivePosition, "the file ends at offset %d here, the marker says %d", x.end, st.End)
-	}
-	if x.crc != st.ActiveCRC {
-		// Every batch has its right checksum, so the wrong bit is in what they
-		// leave out: a leader epoch. Which one cannot be told.
-		return damaged(path, 0, "the file's checksum up to byte %d is %08x, the marker says %08x",
-			st.ActivePosition, x.crc, st.ActiveCRC)
-	}
+	f.checkpointed = known.length
 	if x.length > 0 {
 		x.firstMs, x.lastMs = st.ActiveFirstAppendMs, st.LastAppendMs
 	}
@@ -246,14 +248,37 @@ func (f *findings) inspectActive(p *place, st State, exists bool) error {
 	return nil
 }
 
+// scanActive reads the active segment from where known ends to the marker's
+// position.
+func scanActive(p *place, file storage.File, known extent, st State) (extent, error) {
+	path := p.path(st.ActiveBase, logSuffix)
+	x, err := scanOn(p, file, known, st.ActivePosition)
+	if err != nil {
+		return x, err
+	}
+	if x.end != st.End {
+		return x, damaged(path, st.ActivePosition, "the file ends at offset %d here, the marker says %d", x.end, st.End)
+	}
+	if x.crc != st.ActiveCRC {
+		// Every batch has its right checksum, so the wrong bit is in what they
+		// leave out: a leader epoch. Which one cannot be told.
+		return x, damaged(path, 0, "the file's checksum up to byte %d is %08x, the marker says %08x",
+			st.ActivePosition, x.crc, st.ActiveCRC)
+	}
+	return x, nil
+}
+
 // sortOut marks for removal whatever is not the footer or an index of a sealed
-// segment that stays.
+// segment that stays, or the active one's checkpoint.
 func (f *findings) sortOut(p *place, others []ownFile) {
 	for _, o := range others {
 		_, sealed := slices.BinarySearchFunc(f.sealed, o.base, func(x extent, base int64) int {
 			return cmp.Compare(x.base, base)
 		})
-		if !sealed || strings.HasSuffix(o.name, storage.TmpSuffix()) {
+		if o.base == f.active.base && o.suffix == checkpointSuffix && f.checkpointed > 0 {
+			continue
+		}
+		if !sealed || o.suffix == checkpointSuffix || strings.HasSuffix(o.name, storage.TmpSuffix()) {
 			f.remove = append(f.remove, o.name)
 		}
 	}

@@ -80,12 +80,20 @@ func (s *scanner) bytes(n int64) ([]byte, error) {
 	if int64(len(s.buf))-skip >= n {
 		return s.buf[skip : skip+n], nil
 	}
+	// What is left of the last read is kept: large batches would else be read twice.
+	var kept []byte
+	if skip < int64(len(s.buf)) {
+		kept = s.buf[skip:]
+	}
 	want := min(max(n, scanBufferBytes), s.size-s.position)
 	if int64(cap(s.buf)) < want {
-		s.buf = make([]byte, want)
+		s.buf = append(make([]byte, 0, want), kept...)
+	} else {
+		s.buf = s.buf[:copy(s.buf, kept)]
 	}
+	have := int64(len(s.buf))
 	s.buf, s.at = s.buf[:want], s.position
-	if err := readFull(s.file, s.path, s.buf, s.position); err != nil {
+	if err := readFull(s.file, s.path, s.buf[have:], s.position+have); err != nil {
 		s.buf = s.buf[:0]
 		return nil, err
 	}
@@ -122,8 +130,13 @@ func (e *readError) Unwrap() error { return e.err }
 // extent with checksum and index, but without append times. Every batch's own
 // checksum is checked.
 func scanExtent(p *place, f io.ReaderAt, base, size int64) (extent, error) {
-	x := newExtent(base)
-	s := &scanner{file: f, path: p.path(base, logSuffix), size: size, next: base}
+	return scanOn(p, f, newExtent(base), size)
+}
+
+// scanOn is scanExtent of a segment whose begin is known: x. It reads what comes
+// behind.
+func scanOn(p *place, f io.ReaderAt, x extent, size int64) (extent, error) {
+	s := &scanner{file: f, path: p.path(x.base, logSuffix), size: size, next: x.end, position: x.length}
 	for {
 		b, err := s.scan()
 		if errors.Is(err, io.EOF) {

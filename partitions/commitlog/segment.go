@@ -20,7 +20,9 @@ type place struct {
 	fs       storage.FS
 	dir      string
 	interval int64 // bytes between two index entries
-	logger   *slog.Logger
+	// checkpointBytes is Options.CheckpointBytes.
+	checkpointBytes int64
+	logger          *slog.Logger
 }
 
 const (

@@ -214,7 +214,7 @@ func (l *Log) failure() error {
 // removeSegmentFiles unlinks all files of the segment at base; missing ones are
 // no error. The .log goes last: while it is there its companions may be.
 func removeSegmentFiles(p *place, base int64) error {
-	for _, suffix := range []string{footerSuffix, indexSuffix, timeIndexSuffix, logSuffix} {
+	for _, suffix := range []string{footerSuffix, checkpointSuffix, indexSuffix, timeIndexSuffix, logSuffix} {
 		path := p.path(base, suffix)
 		if err := p.fs.Remove(path); err != nil && !storage.NotExist(err) {
 			return fmt.Errorf("remove %s: %w", path, err)

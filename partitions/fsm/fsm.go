@@ -28,7 +28,7 @@ import (
 )
 
 // SyncBytesDefault is the default of Options.SyncBytes.
-const SyncBytesDefault = 64 << 20
+const SyncBytesDefault = 48 << 20
 
 // Options are what New needs. None of it may influence what Update does to the
 // replicated state.
@@ -43,6 +43,8 @@ type Options struct {
 	ShardID, ReplicaID uint64
 	// IndexIntervalBytes is passed to the commit log; 0 means its default.
 	IndexIntervalBytes int
+	// CheckpointBytes is passed to the commit log; 0 means its default.
+	CheckpointBytes int64
 	// SyncBytes bounds what a restart must replay: after that many bytes of
 	// commands since the marker, Update syncs. 0 means SyncBytesDefault.
 	SyncBytes int64
@@ -135,6 +137,7 @@ type published struct {
 	log           atomic.Pointer[commitlog.Log]
 	highWatermark atomic.Int64
 	applied       atomic.Uint64
+	durable       atomic.Uint64 // index of the durable marker
 	lastAppendMs  atomic.Int64
 	bytes         atomic.Int64 // of commands since the marker
 	epochs        atomic.Pointer[[]EpochStart]
@@ -210,6 +213,10 @@ func (f *FSM) Log() (*commitlog.Log, bool) {
 
 // AppliedIndex returns the Raft index of the last entry given to Update.
 func (f *FSM) AppliedIndex() uint64 { return f.published.applied.Load() }
+
+// DurableIndex returns the index of the durable marker: what Open would return
+// after a power cut.
+func (f *FSM) DurableIndex() uint64 { return f.published.durable.Load() }
 
 // LastAppendMs returns the append time of the last batch in milliseconds since
 // 1970, 0 where there was none.

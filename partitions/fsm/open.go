@@ -134,7 +134,7 @@ func (f *FSM) openLog(m Marker) (*commitlog.Log, error) {
 func (f *FSM) logOptions(m Marker) commitlog.Options {
 	return commitlog.Options{
 		FS: f.fs, Dir: m.LogDir(f.fs, f.opts.Dir),
-		IndexIntervalBytes: f.opts.IndexIntervalBytes, Unread: f.opts.Unread, Logger: f.logger,
+		IndexIntervalBytes: f.opts.IndexIntervalBytes, CheckpointBytes: f.opts.CheckpointBytes, Unread: f.opts.Unread, Logger: f.logger,
 	}
 }
 
@@ -162,6 +162,7 @@ func (f *FSM) publishAll() {
 	p := &f.published
 	p.config.Store(new(f.config))
 	p.applied.Store(f.applied)
+	p.durable.Store(f.durable.Applied)
 	p.lastAppendMs.Store(f.lastAppendMs)
 	p.bytes.Store(0)
 	p.log.Store(f.log)

@@ -303,15 +303,19 @@ func TestOpenRefusesWhatTheMarkerDoesNotVouchFor(t *testing.T) {
 	}
 	in := func(name string) string { return testDir + "/" + name }
 	for name, breakIt := range map[string]func(files){
-		"marker gone":           func(x files) { delete(x, in(markerName)) },
-		"marker bit":            func(x files) { x[in(markerName)][30] ^= 1 },
-		"marker cut":            func(x files) { x[in(markerName)] = x[in(markerName)][:50] },
-		"producers gone":        func(x files) { delete(x, in(m.ProducersFile())) },
-		"producers bit":         func(x files) { x[in(m.ProducersFile())][9] ^= 1 },
-		"epochs gone":           func(x files) { delete(x, in(m.EpochsFile())) },
-		"epochs bit":            func(x files) { x[in(m.EpochsFile())][9] ^= 1 },
-		"active segment gone":   func(x files) { delete(x, fmt.Sprintf("%s/log-1/%020d.log", testDir, m.Log.ActiveBase)) },
-		"active segment bit":    func(x files) { x[fmt.Sprintf("%s/log-1/%020d.log", testDir, m.Log.ActiveBase)][40] ^= 1 },
+		"marker gone":         func(x files) { delete(x, in(markerName)) },
+		"marker bit":          func(x files) { x[in(markerName)][30] ^= 1 },
+		"marker cut":          func(x files) { x[in(markerName)] = x[in(markerName)][:50] },
+		"producers gone":      func(x files) { delete(x, in(m.ProducersFile())) },
+		"producers bit":       func(x files) { x[in(m.ProducersFile())][9] ^= 1 },
+		"epochs gone":         func(x files) { delete(x, in(m.EpochsFile())) },
+		"epochs bit":          func(x files) { x[in(m.EpochsFile())][9] ^= 1 },
+		"active segment gone": func(x files) { delete(x, fmt.Sprintf("%s/log-1/%020d.log", testDir, m.Log.ActiveBase)) },
+		"active segment bit": func(x files) {
+			segment := fmt.Sprintf("%s/log-1/%020d", testDir, m.Log.ActiveBase)
+			x[segment+".log"][40] ^= 1
+			delete(x, segment+".checkpoint") // else what is below it is left to reads and scrubs
+		},
 		"producers of a sister": func(x files) { x[in(m.ProducersFile())] = x[in(m.EpochsFile())] },
 	} {
 		x := files{}

@@ -100,6 +100,7 @@ func (f *FSM) install(m Marker) error {
 	old := f.durable
 	f.durable, f.savedTable, f.savedEpochs = m, f.table.Version(), f.epochs
 	f.published.bytes.Store(0)
+	f.published.durable.Store(m.Applied)
 	for _, r := range []struct {
 		had     FileRef
 		oldName string
@@ -114,7 +115,10 @@ func (f *FSM) install(m Marker) error {
 			}
 		}
 	}
-	return f.log.RemoveTrimmed()
+	if err := f.log.RemoveTrimmed(); err != nil {
+		return err
+	}
+	return f.log.Checkpoint()
 }
 
 func (f *FSM) writeMarker(m Marker) error {

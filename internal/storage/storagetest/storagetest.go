@@ -49,7 +49,7 @@ func (k Kind) Mutates() bool {
 type Op struct {
 	Kind  Kind
 	Path  string
-	Bytes int // of a Write
+	Bytes int // of a Write, or asked for by a Read
 }
 
 // Hook decides about an operation before it happens. With an error it does not
@@ -250,7 +250,7 @@ type faultFile struct {
 
 // Read implements storage.File.
 func (f *faultFile) Read(b []byte) (int, error) {
-	if err := f.fs.before(Read, f.path); err != nil {
+	if _, err := f.fs.hook(Op{Kind: Read, Path: f.path, Bytes: len(b)}); err != nil {
 		return 0, err
 	}
 	return f.File.Read(b)
@@ -258,7 +258,7 @@ func (f *faultFile) Read(b []byte) (int, error) {
 
 // ReadAt implements storage.File.
 func (f *faultFile) ReadAt(b []byte, position int64) (int, error) {
-	if err := f.fs.before(Read, f.path); err != nil {
+	if _, err := f.fs.hook(Op{Kind: Read, Path: f.path, Bytes: len(b)}); err != nil {
 		return 0, err
 	}
 	return f.File.ReadAt(b, position)
