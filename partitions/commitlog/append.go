@@ -8,9 +8,55 @@ import (
 	"logbroker/internal/storage"
 )
 
-// bufferBytesMax is what Append collects before it writes. It bounds the
-// buffer that a log keeps between calls (to this and one batch).
-const bufferBytesMax = 1 << 20
+const (
+	// stagedBytesMax is what Append collects before it writes. Together with
+	// copiedBytesMax it bounds the memory that a log keeps between calls.
+	stagedBytesMax = 1 << 20
+	// A batch below this size is copied: that costs less than two pieces more in
+	// a write.
+	copiedBytesMax = 4 << 10
+)
+
+// staged are batches on their way to a segment, one behind the other. The long
+// ones are not copied: only their patched headers are.
+type staged struct {
+	pieces [][]byte // in front of copied[from:]; they alias entries and copied
+	copied []byte
+	from   int // copied[from:] is no piece yet
+	bytes  int
+}
+
+// add stages batch with another base offset and epoch. Its bytes are read until
+// the next reset and stay as they are.
+func (s *staged) add(batch recordbatch.Batch, baseOffset int64, epoch int32) {
+	at := len(s.copied)
+	s.bytes += len(batch)
+	if len(batch) < copiedBytesMax {
+		s.copied = append(s.copied, batch...)
+		recordbatch.PatchHeader(s.copied[at:], batch, baseOffset, epoch)
+		return
+	}
+	// Where copied moves to new memory, earlier pieces keep the old.
+	s.copied = append(s.copied, batch[:recordbatch.PatchSize]...)
+	recordbatch.PatchHeader(s.copied[at:], batch, baseOffset, epoch)
+	s.pieces = append(s.pieces, s.copied[s.from:], batch[recordbatch.PatchSize:])
+	s.from = len(s.copied)
+}
+
+// all returns everything staged, in order.
+func (s *staged) all() [][]byte {
+	if s.from < len(s.copied) {
+		s.pieces = append(s.pieces, s.copied[s.from:])
+		s.from = len(s.copied)
+	}
+	return s.pieces
+}
+
+// reset keeps the memory and nothing of the batches.
+func (s *staged) reset() {
+	clear(s.pieces[:cap(s.pieces)])
+	*s = staged{pieces: s.pieces[:0], copied: s.copied[:0]}
+}
 
 // Append writes the entries behind the log's end. Their offsets must continue
 // it densely. They can be read at once and are durable after the next Sync.
@@ -69,7 +115,7 @@ func (l *Log) append(es []Entry, cfg Config) error {
 			}
 		}
 		l.stage(e)
-		if len(l.buf) >= bufferBytesMax {
+		if l.staged.bytes >= stagedBytesMax {
 			if err := l.flush(); err != nil {
 				return err
 			}
@@ -90,12 +136,10 @@ func rolls(active *extent, size int, appendMs int64, cfg Config) bool {
 	return cfg.SegmentAge > 0 && appendMs-active.firstMs >= cfg.SegmentAge.Milliseconds()
 }
 
-// stage copies the batch, patched, to the write buffer and extends tail. The
-// entry's own bytes belong to Raft and stay as they are.
+// stage stages the batch, patched, and extends tail. The entry's own bytes belong
+// to Raft and stay as they are.
 func (l *Log) stage(e *Entry) {
-	at := len(l.buf)
-	l.buf = append(l.buf, e.Batch...)
-	recordbatch.PatchHeader(l.buf[at:], e.Batch, e.BaseOffset, e.Epoch)
+	l.staged.add(e.Batch, e.BaseOffset, e.Epoch)
 	if l.tail.length == 0 {
 		l.tail.firstMs = l.lastMs
 	}
@@ -104,21 +148,23 @@ func (l *Log) stage(e *Entry) {
 	l.tail.add(next, len(e.Batch), e.Batch.MaxTimestamp(), l.place.interval)
 }
 
-// flush writes the buffer and lets readers see it. A crash during or after the
-// write leaves bytes behind the marker's position; Open cuts them off.
+// flush writes what is staged and lets readers see it. A crash during or after
+// the write leaves bytes behind the marker's position; Open cuts them off.
 func (l *Log) flush() error {
-	if len(l.buf) == 0 {
+	if l.staged.bytes == 0 {
 		return nil
 	}
-	if _, err := l.active.file.Write(l.buf); err != nil {
+	defer l.staged.reset()
+	pieces := l.staged.all()
+	for _, p := range pieces {
+		l.tail.crc = crc32.Update(l.tail.crc, castagnoli, p)
+	}
+	if err := storage.WritePieces(l.active.file, pieces); err != nil {
 		return fmt.Errorf("write %s: %w", l.active.segment.logPath, err)
 	}
-	l.tail.crc = crc32.Update(l.tail.crc, castagnoli, l.buf)
-	from := l.tail.length - int64(len(l.buf))
-	l.buf = l.buf[:0]
 	l.dirty = true
 	l.publish()
-	l.back.wrote(l.active, from, l.tail.length)
+	l.back.wrote(l.active, l.tail.length-int64(l.staged.bytes), l.tail.length)
 	return nil
 }
 

@@ -108,11 +108,11 @@ type Log struct {
 
 	// mu guards the rest: the writer's state, also against Pin and Close.
 	mu sync.Mutex
-	// tail is the extent of the active segment including what is staged in buf.
-	// Between calls buf is empty and tail is what is published.
+	// tail is the extent of the active segment including what is staged.
+	// Between calls nothing is staged and tail is what is published.
 	tail   extent
 	active *writer
-	buf    []byte
+	staged staged
 	lastMs int64 // append time of the last batch
 	// sealed are the segments sealed since the last Sync: no footer yet.
 	sealed []*writer
