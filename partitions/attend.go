@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// snapshotWorkers bounds how many replicas of a node snapshot at once: each
-// one waits for the disk.
-const snapshotWorkers = 2
+// snapshotWorkers bounds how many replicas of a node snapshot at once: each one
+// waits for the disk, and two of them for each other.
+const snapshotWorkers = 1
 
 // attendants are the Host's goroutines: one that calls OnLeadership, one for
 // retention, one that scrubs, and snapshotWorkers for snapshots. Partitions put themselves into

@@ -2,7 +2,10 @@ package partitions
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"logbroker/partitions/commitlog"
 )
 
 // A Raft snapshot is what lets the Raft log be compacted. For this machine it
@@ -62,7 +65,18 @@ func (p *Partition) snapshot(ctx context.Context) {
 	defer cancel()
 	applied := p.machine.AppliedIndex()
 	overhead := max(compactionOverheadMin, 2*(applied-p.snapshotIndex.Load()))
+	// What is left to do holds up the partition: the second time it is what came in
+	// during the first. An error comes again out of the Sync in the snapshot, which
+	// ends the process.
+	for range 2 {
+		if err := p.machine.PreSync(); err != nil && !errors.Is(err, commitlog.ErrClosed) {
+			p.logger.Error("the replica's files cannot be synced", "err", err)
+		}
+	}
 	err := p.raft.Snapshot(ctx, p.spec.Shard, overhead)
+	if err := p.machine.Checkpoint(); err != nil && !errors.Is(err, commitlog.ErrClosed) {
+		p.logger.Error("the replica's files cannot be written", "err", err)
+	}
 	if err == nil {
 		p.snapshotIndex.Store(applied)
 		return

@@ -190,10 +190,7 @@ func (l *Log) roll() error {
 	l.tail.sealed = true
 	l.publish()
 	l.sealed = append(l.sealed, l.active)
-	if l.checkpointed > 0 {
-		l.obsolete = append(l.obsolete, l.tail.base)
-	}
-	l.tail, l.active, l.checkpointed = newExtent(l.tail.end), next, 0
+	l.tail, l.active = newExtent(l.tail.end), next
 	l.dirty, l.dirtyDir = true, true
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)
@@ -214,7 +211,7 @@ func (l *Log) Sync() (State, error) {
 		return State{}, l.fail(err)
 	}
 	st := l.state()
-	l.durableStart = st.LogStart
+	l.durableStart, l.synced = st.LogStart, l.tail
 	return st, nil
 }
 
@@ -242,6 +239,14 @@ func (l *Log) sync() error {
 		l.dirtyDir = false
 	}
 	return nil
+}
+
+// State returns the log's state as it is now, durable or not. It is for who writes
+// the log.
+func (l *Log) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state()
 }
 
 // state returns the log's state as of now, durable or not.

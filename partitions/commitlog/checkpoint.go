@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"logbroker/internal/storage"
 )
@@ -23,31 +24,93 @@ const (
 )
 
 // Checkpoint lets the next Open read no more of the active segment than what has
-// been appended since, if that has become much, and forgets what sealed segments do not
-// need any more. The caller has made the State of
-// the last Sync durable, and appended nothing meanwhile. An error is one of the
-// disk: the process should end.
+// been appended since the last durable marker, if that has become much, and
+// forgets checkpoints that the marker does not need any more. It may run beside
+// the writer, who need not wait for it: it is called once after each marker, at
+// the latest before the next. An error is one of the disk: the process should end.
 func (l *Log) Checkpoint() error {
+	l.beside.Lock()
+	defer l.beside.Unlock()
+	x, obsolete, err := l.checkpointDue()
+	if err != nil {
+		return err
+	}
+	for _, base := range obsolete {
+		// A crash brings the name back; Open removes it.
+		path := l.place.path(base, checkpointSuffix)
+		if err := l.place.fs.Remove(path); err != nil && !storage.NotExist(err) {
+			return l.failBeside(fmt.Errorf("remove %s: %w", path, err))
+		}
+	}
+	if x.length == 0 {
+		return nil
+	}
+	if err := storage.WriteFileAtomic(l.place.fs, l.place.path(x.base, checkpointSuffix), encodeCheckpoint(&x)); err != nil {
+		return l.failBeside(err)
+	}
+	return nil
+}
+
+// checkpointDue returns what a checkpoint is to be written of, empty for nothing,
+// and the segments whose checkpoint is to go. It counts both as done.
+func (l *Log) checkpointDue() (x extent, obsolete []int64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.failure(); err != nil {
+		return x, nil, err
+	}
+	kept := l.checkpoints[:0]
+	done := int64(0)
+	for _, c := range l.checkpoints {
+		switch {
+		case c.base < l.marked.base:
+			obsolete = append(obsolete, c.base)
+			continue
+		case c.base == l.marked.base:
+			done = c.length
+			continue
+		}
+		kept = append(kept, c)
+	}
+	if l.marked.length-done >= l.place.checkpointBytes {
+		x, done = l.marked, l.marked.length
+	}
+	if done > 0 {
+		kept = append(kept, checkpoint{base: l.marked.base, length: done})
+	}
+	l.checkpoints = kept
+	return x, obsolete, nil
+}
+
+// checkpoint is how much of a segment its checkpoint covers.
+type checkpoint struct{ base, length int64 }
+
+// failBeside is fail for who does not hold mu.
+func (l *Log) failBeside(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fail(err)
+}
+
+// PreSync makes durable what has been appended so far, beside the writer, so that
+// the next Sync, which the writer has to wait for, finds little left to do. An
+// error is one of the disk, and comes out of the next Sync too.
+func (l *Log) PreSync() error {
+	l.beside.Lock()
+	defer l.beside.Unlock()
+	l.mu.Lock()
+	if err := l.failure(); err != nil {
+		l.mu.Unlock()
 		return err
 	}
-	for ; len(l.obsolete) > 0; l.obsolete = l.obsolete[1:] {
-		// A crash brings the name back; Open removes it.
-		path := l.place.path(l.obsolete[0], checkpointSuffix)
-		if err := l.place.fs.Remove(path); err != nil && !storage.NotExist(err) {
-			return l.fail(fmt.Errorf("remove %s: %w", path, err))
+	sealed, active := slices.Clone(l.sealed), l.active
+	l.mu.Unlock()
+	for _, w := range sealed {
+		if err := w.preSync(l.back, w.seal); err != nil {
+			return err
 		}
 	}
-	if l.dirty || l.tail.length-l.checkpointed < l.place.checkpointBytes {
-		return nil
-	}
-	if err := storage.WriteFileAtomic(l.place.fs, l.place.path(l.tail.base, checkpointSuffix), encodeCheckpoint(&l.tail)); err != nil {
-		return l.fail(err)
-	}
-	l.checkpointed = l.tail.length
-	return nil
+	return active.preSync(l.back, active.file.Sync)
 }
 
 func encodeCheckpoint(x *extent) []byte {

@@ -106,6 +106,10 @@ type Log struct {
 	openMu sync.Mutex
 	opened []*segment
 
+	// beside is held while files are written beside the writer; Close waits for it.
+	// It comes before mu.
+	beside sync.Mutex
+
 	// mu guards the rest: the writer's state, also against Pin and Close.
 	mu sync.Mutex
 	// tail is the extent of the active segment including what is staged.
@@ -121,11 +125,10 @@ type Log struct {
 	// dirty: the active segment has unsynced bytes. dirtyDir: dir has unsynced
 	// names.
 	dirty, dirtyDir bool
-	// checkpointed is how many bytes of the active segment the checkpoint covers.
-	checkpointed int64
-	// obsolete are the segments that were sealed and have a checkpoint yet. It may
-	// go once a marker has them sealed.
-	obsolete []int64
+	// synced is the active segment as of the last Sync, marked as of the last that
+	// a durable marker speaks of. checkpoints are those on disk, or about to be.
+	synced, marked extent
+	checkpoints    []checkpoint
 	// durableStart is the log start offset of the last State that Sync gave.
 	durableStart int64
 	// failed is the first error of a write or sync; it stays.
@@ -174,7 +177,10 @@ func Open(opts Options, st State) (*Log, error) {
 	}
 	l := &Log{
 		place: p, tail: found.active, lastMs: st.LastAppendMs,
-		checkpointed: found.checkpointed, durableStart: st.LogStart, back: newWriteBack(opts.Unread),
+		synced: found.active, marked: found.active, durableStart: st.LogStart, back: newWriteBack(opts.Unread),
+	}
+	if found.checkpointed > 0 {
+		l.checkpoints = []checkpoint{{base: st.ActiveBase, length: found.checkpointed}}
 	}
 	segments := make([]*segment, 0, len(found.sealed)+1)
 	for _, x := range found.sealed {
@@ -249,6 +255,8 @@ func (l *Log) Segments() []SegmentInfo {
 // Reads that are running end well, later ones return ErrClosed. A second Close
 // does nothing.
 func (l *Log) Close() error {
+	l.beside.Lock()
+	defer l.beside.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.view.Swap(&view{closed: true})

@@ -35,7 +35,7 @@ func (l *Log) dropTrimmed(segments []*segment) {
 
 // RemoveTrimmed unlinks the segments that lie wholly below the log start
 // offset of the last State that Sync returned. Call it after that State is in
-// a durable marker, never before. Segments that a reader or a Pinned still
+// a durable marker, never before: Checkpoint relies on it too. Segments that a reader or a Pinned still
 // uses stay until the next call.
 func (l *Log) RemoveTrimmed() error {
 	l.mu.Lock()
@@ -43,6 +43,7 @@ func (l *Log) RemoveTrimmed() error {
 	if l.failed != nil {
 		return l.failed
 	}
+	l.marked = l.synced
 	kept := l.trimmed[:0]
 	defer func() {
 		clear(l.trimmed[len(kept):])

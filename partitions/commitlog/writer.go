@@ -17,6 +17,8 @@ type writer struct {
 	// orders that goroutine's error before the check in sync.
 	mu     sync.Mutex
 	closed bool
+	// sealed: bytes, index files and footer are durable but for their names.
+	sealed bool
 	// forgotten is up to where the page cache was given up.
 	forgotten int64
 }
@@ -60,7 +62,19 @@ func (w *writer) sync(back *writeBack) error {
 // between leaves a footer that no marker speaks of; Open then treats the
 // segment as active and removes footer and index.
 func (w *writer) finish(back *writeBack) error {
-	if err := w.sync(back); err != nil {
+	if err := w.preSync(back, w.seal); err != nil {
+		return err
+	}
+	w.segment.dropIndex()
+	return w.close()
+}
+
+// seal writes what finish needs, once. mu is held.
+func (w *writer) seal() error {
+	if w.sealed {
+		return nil
+	}
+	if err := w.file.Sync(); err != nil {
 		return err
 	}
 	s := w.segment
@@ -71,8 +85,22 @@ func (w *writer) finish(back *writeBack) error {
 	if err := storage.WriteFileSynced(s.fs, s.path(s.base, footerSuffix), x.encode()); err != nil {
 		return err
 	}
-	s.dropIndex()
-	return w.close()
+	w.sealed = true
+	return nil
+}
+
+// preSync runs a sync of the file beside the writer or in his place. Its error is
+// noted before anybody else can sync: the kernel reports each error once per open
+// file, and a later sync that succeeds would prove nothing.
+func (w *writer) preSync(back *writeBack, sync func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		if err := sync(); err != nil {
+			back.fail(fmt.Errorf("sync %s: %w", w.segment.logPath, err))
+		}
+	}
+	return back.failure()
 }
 
 // close closes the file once.
@@ -91,7 +119,7 @@ func (w *writer) close() error {
 
 // writeBackBytes is how much is written to a segment before it is pushed to
 // the disk.
-const writeBackBytes = 4 << 20
+const writeBackBytes = 1 << 20
 
 // writeBack pushes written bytes to the disk behind the writer's back, so that
 // a Sync finds little left to do. Of a log that nobody reads it then gives up the

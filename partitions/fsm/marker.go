@@ -30,6 +30,9 @@ const (
 	epochsPrefix    = "epochs-"
 )
 
+// markerTmp is where the next marker is written before it gets its name.
+func markerTmp() string { return markerName + storage.TmpSuffix() }
+
 // FileRef names a producers or epochs file and its content.
 type FileRef struct {
 	Index uint64 // part of the name

@@ -51,7 +51,7 @@ func (f *FSM) create() (Marker, error) {
 		return m, err
 	}
 	for _, name := range names {
-		if name != markerName+storage.TmpSuffix() && (Marker{}).obsolete(name) {
+		if name != markerTmp() && (Marker{}).obsolete(name) {
 			return m, damaged(f.fs.PathJoin(f.opts.Dir, markerName), "missing beside "+name)
 		}
 	}
@@ -182,7 +182,9 @@ func (f *FSM) Close() error {
 	// After a failure there is nothing to save and the failure is known.
 	var err error
 	if f.failed == nil {
-		err = f.Sync()
+		if err = f.Sync(); err == nil {
+			err = f.log.Checkpoint()
+		}
 	}
 	err = errors.Join(err, f.log.Close())
 	f.log = nil

@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"logbroker/internal/storage"
 )
@@ -26,9 +28,10 @@ import (
 //   - Entries at or below what Open returned are not given to Update again
 //     (handleBatch skips them); all above it are, in order.
 
-// Sync makes the state durable: first the log, then the producer table and the
-// epoch history where they have changed, then the marker that speaks of them;
-// only then what the old marker spoke of is removed. It does nothing where no
+// Sync makes the state durable: first the log, the producer table and the epoch
+// history where they have changed, and the marker that speaks of them under
+// another name; then the marker's name; only then what the old marker spoke of is
+// removed. It does nothing where no
 // entry has been applied since the last one.
 func (f *FSM) Sync() error {
 	if f.failed != nil {
@@ -43,43 +46,56 @@ func (f *FSM) Sync() error {
 	return nil
 }
 
+// sync writes everything but the marker's name at once: nothing of it is of any
+// account before the marker is, and file systems make several files durable about
+// as fast as one.
 func (f *FSM) sync() error {
-	state, err := f.log.Sync()
-	if err != nil {
+	// Of the last marker, where nobody has done it meanwhile: so that a restart's
+	// work is bounded by what comes between two markers.
+	if err := f.log.Checkpoint(); err != nil {
 		return err
 	}
 	m := f.durable
-	m.Applied, m.LastAppendMs, m.Log, m.Config = f.applied, f.lastAppendMs, state, f.config
-	if m, err = f.saveFiles(m); err != nil {
+	m.Applied, m.LastAppendMs, m.Log, m.Config = f.applied, f.lastAppendMs, f.log.State(), f.config
+	m, files := f.changedFiles(m)
+	files = append(files, file{markerTmp(), m.encode()})
+	errs := make([]error, len(files)+1)
+	var writing sync.WaitGroup // of this call alone
+	for i, x := range files {
+		writing.Go(func() { errs[i] = f.saveFile(x.name, x.content) })
+	}
+	_, errs[len(files)] = f.log.Sync()
+	writing.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := storage.SyncDir(f.fs, f.opts.Dir); err != nil {
 		return err
 	}
 	return f.install(m)
 }
 
-// saveFiles writes the producers and epochs files for m where the ones m names
-// do not hold the present state, durably, and returns m with their names.
-func (f *FSM) saveFiles(m Marker) (Marker, error) {
-	wrote := false
+// file is a file to be written.
+type file struct {
+	name    string
+	content []byte
+}
+
+// changedFiles returns the producers and epochs files for m, where the ones m
+// names do not hold the present state, and m with their names.
+func (f *FSM) changedFiles(m Marker) (Marker, []file) {
+	var out []file
 	if v := f.table.Version(); v != f.savedTable {
 		b := f.table.Encode(nil)
 		m.Producers = refOf(m.Applied, b)
-		if err := f.saveFile(m.ProducersFile(), b); err != nil {
-			return m, err
-		}
-		wrote = true
+		out = append(out, file{m.ProducersFile(), b})
 	}
 	if !slices.Equal(f.epochs, f.savedEpochs) {
 		b := appendEpochs(nil, f.epochs)
 		m.Epochs = refOf(m.Applied, b)
-		if err := f.saveFile(m.EpochsFile(), b); err != nil {
-			return m, err
-		}
-		wrote = true
+		out = append(out, file{m.EpochsFile(), b})
 	}
-	if !wrote {
-		return m, nil
-	}
-	return m, storage.SyncDir(f.fs, f.opts.Dir)
+	return m, out
 }
 
 func refOf(index uint64, b []byte) FileRef {
@@ -90,11 +106,14 @@ func (f *FSM) saveFile(name string, b []byte) error {
 	return storage.WriteFileSynced(f.fs, f.fs.PathJoin(f.opts.Dir, name), b)
 }
 
-// install makes m the durable marker, and then removes what only the old one
+// install makes m, which lies in the file markerTmp, the durable marker, and then removes what only the old one
 // spoke of. A crash before the marker's rename is durable leaves the old state
 // whole; a crash after it leaves files that the next Open removes.
 func (f *FSM) install(m Marker) error {
-	if err := f.writeMarker(m); err != nil {
+	if err := f.fs.Rename(f.fs.PathJoin(f.opts.Dir, markerTmp()), f.fs.PathJoin(f.opts.Dir, markerName)); err != nil {
+		return fmt.Errorf("rename %s: %w", markerTmp(), err)
+	}
+	if err := storage.SyncDir(f.fs, f.opts.Dir); err != nil {
 		return err
 	}
 	old := f.durable
@@ -115,10 +134,27 @@ func (f *FSM) install(m Marker) error {
 			}
 		}
 	}
-	if err := f.log.RemoveTrimmed(); err != nil {
-		return err
+	return f.log.RemoveTrimmed()
+}
+
+// PreSync makes most of what the next Sync has to make durable so, without
+// holding up Update. Any goroutine may call it. Its error comes out of the next
+// Sync too.
+func (f *FSM) PreSync() error {
+	if log, ok := f.Log(); ok {
+		return log.PreSync()
 	}
-	return f.log.Checkpoint()
+	return nil
+}
+
+// Checkpoint spares the next Open to read what the durable marker speaks of,
+// without holding up Update. Any goroutine may call it, after a Sync. Its error
+// comes out of the next Sync too.
+func (f *FSM) Checkpoint() error {
+	if log, ok := f.Log(); ok {
+		return log.Checkpoint()
+	}
+	return nil
 }
 
 func (f *FSM) writeMarker(m Marker) error {
