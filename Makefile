@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken proof-binaries failures
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss proof-binaries failures
 
 all: check
 
@@ -130,6 +130,12 @@ SEED ?= 1
 STATE ?= bin/nemesis-$(SEED)-$(DURATION).json
 nemesis: proof-binaries
 	bin/proof nemesis --duration $(DURATION) --seed $(SEED) --state $(STATE)
+
+# Loss of power of one, two and all nodes, CYCLES times.
+CYCLES ?= 300
+powerloss: STATE = bin/powerloss-$(SEED)-$(CYCLES).json
+powerloss: proof-binaries
+	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state $(STATE)
 
 # Brokers that are broken on purpose must be caught.
 nemesis-broken:

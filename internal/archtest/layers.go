@@ -133,10 +133,11 @@ func toolLayers() map[string]Rule {
 		"bench/report":  {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"bench/load":    {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"internal/proof": {
-			Own:   []string{"internal/proof/nemesis", "internal/proof/testbed", "internal/cli", "bench/procs"},
+			Own:   []string{"internal/proof/nemesis", "internal/proof/powerloss", "internal/proof/testbed", "internal/cli", "bench/procs"},
 			Third: []string{cobra},
 		},
-		"internal/proof/nemesis": {Own: []string{"internal/proof/testbed", "internal/stall"}},
+		"internal/proof/nemesis":   {Own: []string{"internal/proof/testbed", "internal/stall"}},
+		"internal/proof/powerloss": {Own: []string{"internal/proof/testbed", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
 		"internal/proof/testbed": {
 			Own: []string{
 				"internal/history", "internal/stall", "bench/procs", "producer", "internal/client", "internal/protocol",

@@ -3,7 +3,6 @@ package nemesis
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,53 +49,6 @@ func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
 		}
 		if at := slices.IndexFunc(steps, func(s step) bool { return s.kind == swap }); at >= 12 {
 			t.Errorf("seed %d: the longest fault is number %d: a short run would not have it", seed, at)
-		}
-	}
-}
-
-func TestARunGoesOnWhereItWasInterrupted(t *testing.T) {
-	t.Parallel()
-	o := Options{Seed: 7, Duration: 3 * time.Minute, State: filepath.Join(t.TempDir(), "state.json")}
-	s, err := loadState(o)
-	if err != nil || s.left() != o.Duration {
-		t.Fatal(s, err)
-	}
-	s.Legs = append(s.Legs, Leg{Seconds: 60, Faults: 20, Commit: "a", Worst: time.Second, Tally: testbed.Tally{Acked: 5}})
-	if err := s.save(o.State); err != nil {
-		t.Fatal(err)
-	}
-	again, err := loadState(o)
-	if err != nil || again.left() != 2*time.Minute || again.total().Faults != 20 {
-		t.Fatalf("%+v %v", again, err)
-	}
-	again.Legs = append(again.Legs, Leg{Seconds: 120, Faults: 1, Commit: "b", Tally: testbed.Tally{Acked: 6, Unknown: 1}})
-	want := "faults=21 acked=11 unknown=1 lost=0 duplicated=0 reordered=0 diverged=0 worst-unavailable=1.00s p99=0s seed=7 commit=a,b"
-	if again.left() != 0 || again.line() != want || again.verdict() != nil {
-		t.Errorf("%s left, %s, %v", again.left(), again.line(), again.verdict())
-	}
-	o.Seed++
-	if _, err := loadState(o); err == nil || !strings.Contains(err.Error(), "seed 7") {
-		t.Errorf("a run of another seed goes on: %v", err)
-	}
-}
-
-func TestOnlyARunThatProvesSomethingIsGood(t *testing.T) {
-	t.Parallel()
-	for want, bad := range map[error][]Leg{
-		nil:              {{Faults: 1, Tally: testbed.Tally{Acked: 1, Unknown: 5, Failed: 5}}},
-		ErrProvesNothing: {{Tally: testbed.Tally{Acked: 1}}, {Faults: 1}},
-		ErrFound: {
-			{Faults: 1, Tally: testbed.Tally{Acked: 1, Lost: 1}},
-			{Faults: 1, Tally: testbed.Tally{Acked: 1, Duplicated: 1}},
-			{Faults: 1, Tally: testbed.Tally{Acked: 1, Reordered: 1}},
-			{Faults: 1, Tally: testbed.Tally{Acked: 1, Diverged: 1}},
-			{Faults: 1, Tally: testbed.Tally{Acked: 1, Other: 1}},
-		},
-	} {
-		for _, l := range bad {
-			if s := (&state{Legs: []Leg{l}}); !errors.Is(s.verdict(), want) {
-				t.Errorf("%+v: %v, want %v", l, s.verdict(), want)
-			}
 		}
 	}
 }

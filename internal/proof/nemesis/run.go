@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -22,13 +21,6 @@ const (
 	valueBytes = 100
 	window     = 10
 )
-
-// ErrFound says that the run found something: a wrong history, or a cluster that
-// did not come back.
-var ErrFound = errors.New("the proof failed; the data directories and logs are kept")
-
-// ErrProvesNothing says that there were no faults, or no acks.
-var ErrProvesNothing = errors.New("the run proves nothing")
 
 // Options of a run.
 type Options struct {
@@ -59,70 +51,46 @@ type run struct {
 
 // Run makes the legs that are missing and prints the final line.
 //
-// Errors: ErrFound, ErrProvesNothing, or that the run was not possible.
+// Errors: as testbed.RunSeries.
 func Run(ctx context.Context, o Options) error {
 	if o.Only != "" && !slices.Contains(deck(o.Powers), kind(o.Only)) {
 		return fmt.Errorf("there is no fault %q here; there are %v", o.Only, kinds(o.Powers))
 	}
-	state, err := loadState(o)
-	if err != nil {
-		return err
-	}
-	for state.left() > 0 {
-		number := len(state.Legs)
-		leg, err := o.leg(ctx, uint64(number), min(state.left(), o.LegMax))
-		if ctx.Err() != nil {
-			return ctx.Err() // what was not finished counts for nothing
-		}
-		state.Legs = append(state.Legs, leg)
-		if err := errors.Join(err, state.save(o.State)); err != nil {
-			fmt.Fprintln(o.Out, state.line())
-			return fmt.Errorf("%w: leg %d: %w", ErrFound, number, err)
-		}
-		if len(state.Legs) > 1 || state.left() > 0 {
-			fmt.Fprintf(o.Out, "leg %d of seed %d: %s\n", number, o.Seed, state.line())
-		}
-	}
-	fmt.Fprintln(o.Out, state.line())
-	return state.verdict()
+	return testbed.RunSeries(ctx, testbed.SeriesOptions{
+		Commit: o.Commit, Dir: o.Dir, State: o.State, Seed: o.Seed, Goal: o.Duration.Seconds(), LegMax: o.LegMax.Seconds(),
+		Out: o.Out, Leg: o.leg, Line: line,
+	})
+}
+
+// line is the run's one line.
+func line(s *testbed.Series) string {
+	all := s.Total()
+	return fmt.Sprintf("faults=%d %s worst-unavailable=%.2fs p99=%s seed=%d commit=%s",
+		all.Faults, all.String(), all.Worst.Seconds(), all.P99.Round(time.Millisecond), s.Seed, s.Commits())
 }
 
 // leg is one cluster's life.
-func (o Options) leg(ctx context.Context, number uint64, length time.Duration) (Leg, error) {
-	leg := Leg{number: number, Seconds: length.Seconds(), Commit: o.Commit}
-	dir := filepath.Join(o.Dir, fmt.Sprintf("leg-%d-%d", o.Seed, number))
-	if err := os.RemoveAll(dir); err != nil { // of a run that was interrupted
-		return leg, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return leg, err
-	}
-	stalls, err := stall.Measure(filepath.Join(dir, "stall"))
+func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
+	stalls, err := stall.Measure(filepath.Join(leg.Dir, "stall"))
 	if err != nil {
-		return leg, err
+		return err
 	}
 	defer stalls.Stop()
 	cluster, err := testbed.New(ctx, testbed.Options{
-		Binary: o.Binary, Dir: dir, Powers: o.Powers, DiskBytes: diskBytes, Wrap: o.Wrap, Out: o.Out,
+		Binary: o.Binary, Dir: leg.Dir, Powers: o.Powers, DiskBytes: diskBytes, Wrap: o.Wrap, Out: o.Out,
 		Storage: fmt.Sprintf("segment_bytes: 8MiB, min_free_bytes: %d", diskReserve),
 	})
 	if err != nil {
-		return leg, err
+		return err
 	}
 	r := &run{powers: o.Powers, cluster: cluster}
-	err = r.harm(ctx, o, &leg, stalls)
+	err = r.harm(ctx, o, leg, stalls)
 	leg.Worst = r.worst
-	err = errors.Join(err, cluster.Close())
-	if err == nil && leg.Clean() {
-		err = os.RemoveAll(dir)
-	} else {
-		fmt.Fprintf(o.Out, "kept: %s\n", dir)
-	}
-	return leg, err
+	return errors.Join(err, cluster.Close())
 }
 
 // harm runs the schedule for as long as the leg is, and judges.
-func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter) error {
+func (r *run) harm(ctx context.Context, o Options, leg *testbed.Leg, stalls *stall.Meter) error {
 	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
 		return err
 	}
@@ -138,9 +106,9 @@ func (r *run) harm(ctx context.Context, o Options, leg *Leg, stalls *stall.Meter
 			return err
 		}
 	}
-	steps := newSchedule(o.Seed, leg.number, o.Powers)
+	steps := newSchedule(o.Seed, leg.Number, o.Powers)
 	steps.only = kind(o.Only)
-	for end := time.Now().Add(leg.length()); time.Now().Before(end); {
+	for end := time.Now().Add(time.Duration(leg.Amount * float64(time.Second))); time.Now().Before(end); {
 		s := steps.next()
 		if err := r.wait(ctx, s.pause); err != nil {
 			return err
