@@ -62,13 +62,6 @@ func Run(ctx context.Context, o Options) error {
 	})
 }
 
-// line is the run's one line.
-func line(s *testbed.Series) string {
-	all := s.Total()
-	return fmt.Sprintf("faults=%d %s worst-unavailable=%.2fs p99=%s seed=%d commit=%s",
-		all.Faults, all.String(), all.Worst.Seconds(), all.P99.Round(time.Millisecond), s.Seed, s.Commits())
-}
-
 // leg is one cluster's life.
 func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
 	stalls, err := stall.Measure(filepath.Join(leg.Dir, "stall"))
