@@ -274,7 +274,7 @@ func (b *Broker) startServing() error {
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
 		Stream: b.stream, CatchUpBytesPerSecond: int64(b.config.Storage.CatchUpBytesPerSecond),
-		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven,
+		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven, OnRepaired: b.metrics.SegmentRepaired,
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
 		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
 		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },

@@ -2,6 +2,7 @@ package partitions
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -27,18 +28,21 @@ type attendants struct {
 	changed   []*Partition // leadership may differ from what was told
 	waiting   map[*Partition]bool
 	snapshots []*Partition
-	ending    bool      // the notifier ends when changed is empty
-	stirred   sync.Cond // something was added, or the end
+	repairs   []*Partition
+	giveUpOne func(p *Partition, why error) bool // the Host's
+	ending    bool                               // the notifier ends when changed is empty
+	stirred   sync.Cond                          // something was added, or the end
 }
 
 // newAttendants starts the goroutines; endBackground and wait end them.
-func newAttendants(o *Options, all func() []*Partition) *attendants {
-	a := &attendants{options: o, waiting: make(map[*Partition]bool)}
+func newAttendants(o *Options, all func() []*Partition, giveUp func(*Partition, error) bool) *attendants {
+	a := &attendants{options: o, waiting: make(map[*Partition]bool), giveUpOne: giveUp}
 	a.stirred.L = &a.mu
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.notifying.Add(1)
 	go a.notify()
-	a.background.Add(2 + snapshotWorkers)
+	a.background.Add(3 + snapshotWorkers)
+	go a.repair()
 	go a.retain(all)
 	go a.scrub(all)
 	for range snapshotWorkers {
@@ -86,6 +90,48 @@ func (a *attendants) snapshotWanted(p *Partition) {
 	defer a.mu.Unlock()
 	a.snapshots = append(a.snapshots, p)
 	a.stirred.Broadcast()
+}
+
+// repairWanted implements attendant. It never blocks.
+func (a *attendants) repairWanted(p *Partition) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if slices.Contains(a.repairs, p) {
+		return
+	}
+	a.repairs = append(a.repairs, p)
+	a.stirred.Broadcast()
+}
+
+// giveUp implements attendant.
+func (a *attendants) giveUp(p *Partition, why error) bool { return a.giveUpOne(p, why) }
+
+// repair is the repair goroutine. It blocks on the disk and on other nodes.
+func (a *attendants) repair() {
+	defer a.background.Done()
+	for {
+		p, ok := a.nextRepair()
+		if !ok {
+			return
+		}
+		if !p.stopped() && !p.repair(a.ctx) {
+			time.AfterFunc(repairRetry, func() { a.repairWanted(p) })
+		}
+	}
+}
+
+func (a *attendants) nextRepair() (*Partition, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.repairs) == 0 || a.ctx.Err() != nil {
+		if a.ctx.Err() != nil {
+			return nil, false
+		}
+		a.stirred.Wait()
+	}
+	p := a.repairs[0]
+	a.repairs = a.repairs[1:]
+	return p, true
 }
 
 // notify is the notifier goroutine. It blocks on OnLeadership.

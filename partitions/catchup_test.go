@@ -71,6 +71,11 @@ func TestASourceThatDiesWhileItIsFetchedFromIsSurvived(t *testing.T) {
 	until(t, "some of it was given", func() bool { return given() != nil })
 	source := given()
 	until(t, "some of it has come", func() bool { return away.host.transfers.taken.Load() > 10_000 })
+	until(t, "the progress is shown", func() bool {
+		p, _ := away.host.Get(shardForTest)
+		s := p.Status()
+		return s.FetchedBytes > 0 && s.FetchBytes > s.FetchedBytes
+	})
 	before := away.host.transfers.taken.Load()
 	c.down(source)
 	c.identical()

@@ -19,7 +19,7 @@ type Damage struct {
 }
 
 // damaged ends this replica's service: what cannot be trusted is neither served
-// nor used again. The node and its other replicas go on, and so does the
+// nor used again, until it is repaired. The node and its other replicas go on, and so does the
 // replica's part in Raft, whose log is another one. Of many readers that meet the
 // damage the first says so, once.
 func (p *Partition) damaged(foundBy string, err error) {
@@ -41,6 +41,7 @@ func (p *Partition) damaged(foundBy string, err error) {
 	}
 	p.logger.Error("damage found: this replica serves nothing any more until it is repaired or replaced",
 		"found_by", foundBy, "file", at.File, "position", at.Position, "reason", at.Reason)
+	p.host.repairWanted(p)
 	p.options.OnDamage(Damage{
 		Shard: p.spec.Shard, Replica: p.spec.Replica, Topic: p.spec.Topic, Partition: p.spec.Partition,
 		FoundBy: foundBy, Err: err,

@@ -194,7 +194,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 		change(&o)
 	}
 	o = o.withDefaults()
-	r.attendants = newAttendants(&o, func() []*Partition { return nil })
+	r.attendants = newAttendants(&o, func() []*Partition { return nil }, func(*Partition, error) bool { return true })
 	spec := Spec{
 		Shard: 1001, Replica: 1, Topic: "orders", TopicID: 7, Partition: 2,
 		Nodes:  map[uint64]uint64{1: 101, 2: 102, 3: 103},

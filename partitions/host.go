@@ -44,7 +44,7 @@ type replica struct {
 func NewHost(o Options) *Host {
 	h := &Host{options: o.withDefaults(), replicas: make(map[uint64]*replica), busy: make(map[uint64]bool)}
 	h.transfers = newTransfers(h.options.CatchUpBytesPerSecond)
-	h.attendants = newAttendants(&h.options, h.All)
+	h.attendants = newAttendants(&h.options, h.All, h.giveUp)
 	h.sweep()
 	return h
 }
@@ -54,7 +54,8 @@ func NewHost(o Options) *Host {
 //
 // Errors: ErrQuarantined where the replica must never run again: it was
 // quarantined before, or it is marked as started and has lost its Raft log, or
-// its files are damaged; Get still finds it, for its status. ErrLeftovers where
+// its files are damaged beyond repair; Get still finds it, for its status.
+// ErrRepairing where a segment must be fetched first and could not be. ErrLeftovers where
 // a new replica's directory is not empty. ErrStarted, ErrClosed. Any other error
 // leaves everything as it was, and Start may be tried again.
 func (h *Host) Start(s Spec) error {
@@ -65,8 +66,12 @@ func (h *Host) Start(s Spec) error {
 	p := newPartition(s, &h.options, nodeRaft{h.options.Node}, h.attendants)
 	p.dir, p.transfers = h.directory(s), h.transfers
 	machine, err := h.prepare(p)
-	if errors.Is(err, ErrQuarantined) {
-		p.state, p.failed = StateQuarantined, err // nobody else has p yet
+	switch {
+	case errors.Is(err, ErrQuarantined):
+		h.publishQuarantined(s, err)
+		return err
+	case errors.Is(err, ErrRepairing):
+		p.machine, p.state, p.failed = nil, StateDamaged, err // nobody else has p yet
 		h.publish(&replica{Partition: p})
 		return err
 	}
@@ -118,10 +123,11 @@ func (h *Host) reserve(s Spec) error {
 		switch {
 		case r.machine != nil:
 			return fmt.Errorf("shard %d: %w", s.Shard, ErrStarted)
-		case r.spec.Replica == s.Replica:
+		case r.spec.Replica == s.Replica && errors.Is(r.failed, ErrQuarantined):
 			return r.failed
 		}
-		// A replica under a new id takes the place of a quarantined one.
+		// A replica under a new id takes the place of a quarantined one, and one that
+		// is repaired its own.
 	}
 	h.busy[s.Shard] = true
 	return nil

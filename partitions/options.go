@@ -73,6 +73,8 @@ type Options struct {
 	// OnDamage is told once of a replica whose files were found damaged: from
 	// the goroutine that found it, so it must not block. Default: nobody is told.
 	OnDamage func(Damage)
+	// OnRepaired is told of each damaged segment that was replaced by a peer's.
+	OnRepaired func()
 	// ScrubInterval is the time between the beginnings of two scrubs, in which
 	// everything on disk is read again; 0 = never. ScrubBytesPerSecond is how fast
 	// it is read; 0 = as fast as the disk. OnScrubbed counts the bytes read.
@@ -143,6 +145,18 @@ func (o Options) withDefaults() Options {
 	if o.OnLeadership == nil {
 		o.OnLeadership = func(Leadership) {}
 	}
+	o.peerDefaults()
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// peerDefaults fills in what has to do with fetching from other nodes.
+func (o *Options) peerDefaults() {
+	if o.OnRepaired == nil {
+		o.OnRepaired = func() {}
+	}
 	if o.OnFetched == nil {
 		o.OnFetched = func(int) {}
 	}
@@ -152,10 +166,6 @@ func (o Options) withDefaults() Options {
 	if o.Stream == nil {
 		o.Stream = func(context.Context, uint64, []byte) (io.ReadCloser, error) { return nil, errNoPeers }
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	return o
 }
 
 // Spec says which replica to start. Its maps belong to the replica from then on.
@@ -240,6 +250,9 @@ type Status struct {
 	Leader, LeaderNode uint64
 	Epoch              int32
 	Serving            bool
+	// FetchedBytes of FetchBytes have come from peers of what the replica lacks, in
+	// the fetch that is under way; 0 of 0 while there is none.
+	FetchedBytes, FetchBytes int64
 	// LogStart and HighWatermark are offsets, SizeBytes the bytes of all segments.
 	LogStart, HighWatermark, SizeBytes int64
 	// Err says why a replica is quarantined or damaged.

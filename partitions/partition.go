@@ -53,6 +53,7 @@ type Partition struct {
 	mu     sync.Mutex
 	state  string
 	failed error // why quarantined or damaged
+	lost   error // why it can never be complete again, though it runs
 	config TopicConfig
 	// term and leader are what Raft last told; leader is a replica id, 0 = none.
 	term, leader uint64
@@ -82,6 +83,10 @@ type Partition struct {
 type attendant interface {
 	leadershipChanged(p *Partition)
 	snapshotWanted(p *Partition)
+	// repairWanted has p.repair called until it is done.
+	repairWanted(p *Partition)
+	// giveUp quarantines a running replica; false = to be tried again.
+	giveUp(p *Partition, why error) bool
 }
 
 func newPartition(s Spec, o *Options, r raft, a attendant) *Partition {
@@ -210,12 +215,6 @@ func (p *Partition) otherNodes() []uint64 {
 	return nodes
 }
 
-// beyondRepair has the replica quarantined: it can never be complete again under
-// its id.
-func (p *Partition) beyondRepair(why error) {
-	p.logger.Error("replica cannot be completed", "err", why)
-}
-
 // Leader returns where the leader is believed to be.
 func (p *Partition) Leader() LeaderHint {
 	p.mu.Lock()
@@ -263,6 +262,9 @@ func (p *Partition) Status() Status {
 	}
 	if r, ok := p.raft.Status(p.spec.Shard); ok {
 		s.Term, s.Vote, s.Last, s.Commit = max(s.Term, r.Term), r.Vote, r.Last, r.Commit
+	}
+	if f := p.catchUp.progress.Load(); f != nil {
+		s.FetchedBytes, s.FetchBytes = f.done.Load(), f.total
 	}
 	s.Applied = p.machine.AppliedIndex()
 	s.Epoch, _, _ = p.machine.Epoch()

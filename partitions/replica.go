@@ -11,7 +11,6 @@ import (
 
 	"logbroker/internal/raftnode"
 	"logbroker/internal/storage"
-	"logbroker/partitions/commitlog"
 	"logbroker/partitions/fsm"
 )
 
@@ -103,7 +102,7 @@ func (h *Host) prepare(p *Partition) (*openMachine, error) {
 	if err := storage.MkdirAll(fs, dir); err != nil {
 		return nil, err
 	}
-	return h.openMachine(p, dir)
+	return h.openRepaired(p, dir)
 }
 
 // checkEmpty refuses the directory of a new replica that holds anything.
@@ -132,9 +131,6 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 	}
 	p.machine = m.FSM
 	applied, err := m.FSM.Open(nil)
-	if errors.Is(err, commitlog.ErrDamaged) {
-		return nil, h.quarantine(p, dir, errors.Join(err, m.Close()))
-	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the replica in %s: %w", dir, err), m.Close())
 	}
@@ -189,14 +185,9 @@ func (h *Host) startShard(p *Partition, m *openMachine) error {
 // make it start, whatever is lost of the rest.
 func (h *Host) quarantine(p *Partition, dir string, why error) error {
 	p.machine = nil
-	fs := h.options.FS
-	if err := storage.MkdirAll(fs, dir); err != nil {
+	if err := h.mark(p, dir, why); err != nil {
 		return err
 	}
-	if err := storage.WriteFileAtomic(fs, fs.PathJoin(dir, quarantineMark), []byte(why.Error()+"\n")); err != nil {
-		return fmt.Errorf("mark %s as quarantined: %w", dir, err)
-	}
-	p.logger.Error("replica is quarantined; replace it under a new replica id", "dir", dir, "err", why)
 	if err := h.moveAside(dir); err != nil {
 		p.logger.Warn("files of a quarantined replica were not moved aside", "dir", dir, "err", err)
 	}

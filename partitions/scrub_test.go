@@ -14,6 +14,7 @@ func TestAScrubFindsDamageThatNobodyReadsAndTheOthersGoOn(t *testing.T) {
 	var last atomic.Pointer[Damage]
 	c := newCluster(t, 3, func(o *Options) {
 		o.ScrubInterval = 10 * time.Millisecond
+		o.Stream = nil // nobody can repair it
 		o.OnScrubbed = func(n int) { scrubbed.Add(int64(n)) }
 		o.OnDamage = func(d Damage) { last.Store(&d); found.Add(1) }
 	})

@@ -61,20 +61,30 @@ func rows(image *metadata.Image, v view) []protocol.PartitionRow {
 			p := &t.Partitions[i]
 			out = append(out, protocol.PartitionRow{
 				Topic: t.Name, PartitionDescription: describePartition(p, v),
-				UnderReplicated: v.underReplicated(p),
+				UnderReplicated: v.underReplicated(p), Fetching: v.fetching(p),
 			})
 		}
 	}
 	return out
 }
 
+// fetching lists the replicas of p that are getting what they lack.
+func (v *view) fetching(p *metadata.Partition) (out []protocol.FetchProgress) {
+	for _, n := range p.Nodes() {
+		if s := v.replicas[p.Shard][n]; s != nil && s.FetchBytes > 0 {
+			out = append(out, protocol.FetchProgress{Node: n, FetchedBytes: s.FetchedBytes, FetchBytes: s.FetchBytes})
+		}
+	}
+	return out
+}
+
 // underReplicated reports whether some replica of p does not answer, does not
-// run, or is far behind its leader.
+// run, is fetching what it lacks, or is far behind its leader.
 func (v *view) underReplicated(p *metadata.Partition) bool {
 	_, leader := v.leader(p.Shard)
 	for _, n := range p.Nodes() {
 		s := v.replicas[p.Shard][n]
-		if s == nil || s.State != stateRunning {
+		if s == nil || s.State != stateRunning || s.FetchBytes > 0 {
 			return true
 		}
 		if leader != nil && s.Commit+lagMax < leader.Commit {

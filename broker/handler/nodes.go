@@ -46,6 +46,7 @@ func replicaStatus(r Replica) protocol.ReplicaStatus {
 		Shard: s.Shard, Replica: s.Replica, State: s.State, Role: s.Role, Term: s.Term,
 		Leader: s.LeaderNode, Last: s.Last, Commit: s.Commit, Applied: s.Applied, Epoch: s.Epoch, Serving: s.Serving,
 		LogStart: s.LogStart, HighWatermark: s.HighWatermark, SizeBytes: s.SizeBytes, Error: s.Err,
+		FetchedBytes: s.FetchedBytes, FetchBytes: s.FetchBytes,
 	}
 }
 

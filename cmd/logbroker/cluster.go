@@ -98,6 +98,11 @@ func newClusterPartitions(a *app) *cobra.Command {
 					for _, r := range rows {
 						t.partition(r.PartitionDescription, r.Topic, r.Partition, !r.UnderReplicated)
 					}
+					for _, r := range rows {
+						for _, f := range r.Fetching {
+							t.printf("%s/%d: node %d has fetched %s of %s that it lacks\n", r.Topic, r.Partition, f.Node, bytesText(f.FetchedBytes), bytesText(f.FetchBytes))
+						}
+					}
 				})
 			})
 		},

@@ -131,20 +131,52 @@ func TestBelowTheDiskReserveOfAnyReplicaProduceIsRefusedAndTheRestGoesOn(t *test
 
 // A flipped bit in a follower's old segment, which nobody reads, is found by the
 // scrub; health and metrics name it, and the partition goes on.
-func TestDamageThatAScrubFindsIsNamedByHealthAndMetrics(t *testing.T) {
+// TestDamageThatAScrubFindsIsNamedAndRepairedFromAPeer damages a follower, which
+// repairs itself, and the only replica of another topic, which cannot.
+func TestDamageThatAScrubFindsIsNamedAndRepairedFromAPeer(t *testing.T) {
 	t.Parallel()
 	c := Start(t, Options{Configure: func(f *config.Config) {
 		quietLeaders(f)
 		f.Storage.ScrubInterval = 100 * time.Millisecond
 	}})
-	p := c.onePart("old", map[string]string{"segment_bytes": "16KiB"})
-	for len(p.acked) < 20 {
+	segments := map[string]string{"segment_bytes": "16KiB"}
+	p, lone := c.onePart("old", segments), &onePart{c: c, topic: c.CreateTopic("lone", 1, 1, segments)}
+	loneNode := c.WaitLeader("lone", 0)
+	lone.conn = c.dial(loneNode)
+	c.waitAnswered(lone.conn, "lone", 0)
+	for len(p.acked) < 20 || len(lone.acked) < 20 {
 		p.try(4 << 10)
+		lone.try(4 << 10)
 	}
 	node := c.WaitLeader("old", 0)%3 + 1
-	shard := c.shards("old", 1)[0]
+	c.damageASegment("old", node)
+	c.WaitFor("the follower has repaired itself", func() bool {
+		return strings.Contains(c.metrics(node), "logbroker_segments_repaired_total 1")
+	})
+	if page := c.metrics(node); !strings.Contains(page, "logbroker_damage_found_total 1") {
+		t.Error("the metrics page does not count the damage")
+	}
+	acked := len(p.acked)
+	c.WaitFor("the partition goes on", func() bool { return p.try(0) == errcode.None && len(p.acked) > acked })
+	p.check()
+	c.WaitFor("all is healthy again", func() bool { return c.health().Healthy })
+
+	file := c.damageASegment("lone", loneNode)
+	want := fmt.Sprintf("the replica of lone/0 on node %d is damaged: %s", loneNode, file)
+	c.WaitFor("health names what nobody can repair", func() bool {
+		return slices.ContainsFunc(c.health().Reasons, func(s string) bool { return strings.HasPrefix(s, want) })
+	})
+	if page := c.metrics(loneNode); !strings.Contains(page, `logbroker_partitions{state="damaged"} 1`) {
+		t.Error("the metrics page does not show the damaged replica")
+	}
+}
+
+// damageASegment flips bits in the second segment of a node's replica.
+func (c *Cluster) damageASegment(topic string, node uint64) (file string) {
+	c.tb.Helper()
+	shard := c.shards(topic, 1)[0]
 	var files []string
-	c.WaitFor("the follower has sealed segments", func() bool {
+	c.WaitFor("there are sealed segments", func() bool {
 		var err error
 		files, err = filepath.Glob(filepath.Join(c.DataDir(node), "partitions", fmt.Sprintf("%d-*", shard), "log-*", "*.log"))
 		return err == nil && len(files) > 3
@@ -152,27 +184,15 @@ func TestDamageThatAScrubFindsIsNamedByHealthAndMetrics(t *testing.T) {
 	slices.Sort(files)
 	f, err := os.OpenFile(files[1], os.O_RDWR, 0)
 	if err != nil {
-		t.Fatal(err)
+		c.tb.Fatal(err)
 	}
 	if _, err := f.WriteAt([]byte{0xff, 0, 0xff, 0}, 3000); err != nil { // of a run of x
-		t.Fatal(err)
+		c.tb.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
-		t.Fatal(err)
+		c.tb.Fatal(err)
 	}
-	want := fmt.Sprintf("the replica of old/0 on node %d is damaged: %s", node, files[1])
-	c.WaitFor("health names the damage", func() bool {
-		return slices.ContainsFunc(c.health().Reasons, func(s string) bool { return strings.HasPrefix(s, want) })
-	})
-	page := c.metrics(node)
-	for _, line := range []string{"logbroker_damage_found_total 1", `logbroker_partitions{state="damaged"} 1`} {
-		if !strings.Contains(page, line) {
-			t.Errorf("the metrics page lacks %s", line)
-		}
-	}
-	acked := len(p.acked)
-	c.WaitFor("the partition goes on", func() bool { return p.try(0) == errcode.None && len(p.acked) > acked })
-	p.check()
+	return files[1]
 }
 
 // metrics returns a node's metrics page.

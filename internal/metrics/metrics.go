@@ -44,6 +44,7 @@ type Broker struct {
 	partitionSyncs    prometheus.Histogram
 	fetchedBytes      prometheus.Counter
 	givenBytes        prometheus.Counter
+	repaired          prometheus.Counter
 
 	// topics and timers cache the vectors' children, which are looked up for
 	// every batch.
@@ -76,6 +77,7 @@ func New() *Broker {
 		scrubbedBytes:     counter("scrubbed_bytes_total", "Bytes read again to look for damage."),
 		fetchedBytes:      counter("segments_fetched_bytes_total", "Bytes of segments that replicas here lacked and fetched from peers."),
 		givenBytes:        counter("segments_given_bytes_total", "Bytes of segments given to peers that lacked them."),
+		repaired:          counter("segments_repaired_total", "Damaged segments that were replaced by a peer's."),
 		partitionSyncs: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "partition_sync_duration_seconds", Help: "Time of one sync of a partition's files, which holds up its applying.",
 			Buckets: []float64{.0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
@@ -92,7 +94,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes, b.repaired)
 	return b
 }
 
@@ -148,6 +150,9 @@ func (b *Broker) Scrubbed(bytes int) { b.scrubbedBytes.Add(float64(bytes)) }
 
 // SegmentsFetched counts bytes of segments that came from a peer.
 func (b *Broker) SegmentsFetched(bytes int) { b.fetchedBytes.Add(float64(bytes)) }
+
+// SegmentRepaired counts a damaged segment that was replaced.
+func (b *Broker) SegmentRepaired() { b.repaired.Inc() }
 
 // SegmentsGiven counts bytes of segments that went to a peer.
 func (b *Broker) SegmentsGiven(bytes int) { b.givenBytes.Add(float64(bytes)) }

@@ -268,6 +268,15 @@ type PartitionRow struct {
 	Topic string `json:"topic"`
 	PartitionDescription
 	UnderReplicated bool `json:"under_replicated"`
+	// Fetching are the replicas that are getting from peers what they lack.
+	Fetching []FetchProgress `json:"fetching,omitempty"`
+}
+
+// FetchProgress says how much of what a replica lacks has come from its peers.
+type FetchProgress struct {
+	Node         uint64 `json:"node"`
+	FetchedBytes int64  `json:"fetched_bytes"`
+	FetchBytes   int64  `json:"fetch_bytes"` // in all
 }
 
 // TransferLeaderRequest moves a partition's leadership to node To.
@@ -373,6 +382,9 @@ type ReplicaStatus struct {
 	SizeBytes     int64  `json:"size_bytes"`
 	// Error says why a replica is damaged or quarantined.
 	Error string `json:"error,omitempty"`
+	// FetchedBytes of FetchBytes have come from peers; 0 while nothing is fetched.
+	FetchedBytes int64 `json:"fetched_bytes,omitempty"`
+	FetchBytes   int64 `json:"fetch_bytes,omitempty"`
 }
 
 // NodeTransferRequest asks the node that leads Shard to hand leadership to node To.

@@ -99,6 +99,8 @@ type segment struct {
 	dead bool
 	// file is open for reading, or nil.
 	file storage.File
+	// stale are files that were replaced while reads had them.
+	stale []storage.File
 	// entries is the loaded index of a sealed segment while file is open.
 	entries []indexEntry
 	// hints are batches at which reads ended; offsets and positions fit each
@@ -198,7 +200,7 @@ func (s *segment) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users--
-	if s.dead && s.users == 0 {
+	if s.users == 0 && (s.dead || len(s.stale) > 0) {
 		s.closeLocked()
 	}
 }
@@ -244,13 +246,15 @@ func (s *segment) park() bool {
 // closeLocked closes the file, which was open for reading only: an error of
 // that close concerns no data.
 func (s *segment) closeLocked() {
-	if s.file == nil {
-		return
+	if s.file != nil {
+		s.stale = append(s.stale, s.file)
 	}
-	if err := s.file.Close(); err != nil {
-		s.logger.Warn("a segment did not close", "file", s.logPath, "err", err)
+	for _, f := range s.stale {
+		if err := f.Close(); err != nil {
+			s.logger.Warn("a segment did not close", "file", s.logPath, "err", err)
+		}
 	}
-	s.file, s.entries = nil, nil
+	s.file, s.entries, s.stale = nil, nil, nil
 }
 
 // dropIndex hands the index of a sealed segment over from the writer, who has
