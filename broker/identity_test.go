@@ -2,11 +2,12 @@ package broker
 
 import (
 	"encoding/json"
-	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"logbroker/internal/storage"
 )
 
 // dirs makes a data directory with its Raft directory inside.

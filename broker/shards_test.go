@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-
-	"logbroker/internal/raftnode"
-	"logbroker/internal/storage"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"logbroker/internal/raftnode"
+	"logbroker/internal/storage"
 )
 
 // errCrash is where a simulated process ends.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"logbroker/internal/client"
 	"logbroker/internal/client/clienttest"
 	"logbroker/internal/errcode"
 )
@@ -306,6 +307,17 @@ func TestALateReplyOfTheFirstAttemptCounts(t *testing.T) {
 	got, err := p.Send(within(t), value("orders", "x"))
 	if err != nil || got.Offset != 0 || got.Duplicate {
 		t.Fatal(got, err)
+	}
+}
+
+// A leader that stands still answers nothing, and the metadata knows its successor:
+// a batch that is sent again at once goes to the silent one again.
+func TestAfterAnAttemptWithoutAnAnswerTheMetadataIsWaitedFor(t *testing.T) {
+	p := open(t, clienttest.Start(t, 1))
+	q, now := &partition{p: p, topic: "orders"}, time.Now()
+	q.noteFailure(now, client.ErrTimeout, false)
+	if space, want := q.notBefore.Sub(now), p.options.attemptFirst/silenceShare; space < want {
+		t.Errorf("sent again after %v, not %v", space, want)
 	}
 }
 

@@ -20,6 +20,9 @@ const (
 	// 40 ms, and an election not more than half a second on top.
 	retrySpaceMin = 5 * time.Millisecond
 	retrySpaceMax = 500 * time.Millisecond
+	// The metadata may take this share of a first attempt after one without an
+	// answer.
+	silenceShare = 16
 	// A broker's own hints set the pace for so many rounds in a row.
 	hintedRounds = 20
 	renewAttempt = 3 * time.Second
@@ -95,6 +98,11 @@ func (q *partition) noteFailure(now time.Time, err error, moved bool) {
 		q.p.client.Stale(q.topic)
 	}
 	space := client.Backoff(q.failures+1, retrySpaceMin, retrySpaceMax)
+	if errors.Is(err, client.ErrTimeout) {
+		// What the node did not say the metadata will, if it is waited for: else the
+		// batch goes to the same silent node again, for twice as long.
+		space = max(space, q.p.options.attemptFirst/silenceShare)
+	}
 	var coded *errcode.Error
 	if errors.As(err, &coded) && coded.RetryAfter > 0 {
 		switch {

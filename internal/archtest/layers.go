@@ -101,8 +101,8 @@ func productLayers() map[string]Rule {
 			"config", "partitions", "broker/handler", "broker/natsapi", "broker/metadata", "broker/groups", "broker/placement", "broker/httpadmin",
 			"internal/raftnode", "internal/storage", "internal/protocol",
 		}, Third: []string{"github.com/google/uuid", vfs}},
-		"config":           {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
-		"internal/cli":     {Third: []string{cobra, "golang.org/x/term"}},
+		"config":       {Third: []string{"github.com/spf13/viper", "github.com/go-viper/mapstructure/v2", "gopkg.in/yaml.v3"}},
+		"internal/cli": {Third: []string{cobra, "golang.org/x/term"}},
 		// Part of the product by logbrokerd demo: with what it stands on, above the broker.
 		"internal/failures": {Own: []string{
 			"broker", "config", "producer", "partitions", "partitions/fsm", "internal/client", "internal/protocol", "internal/recordbatch",

@@ -1,6 +1,7 @@
 package failures
 
 import (
+	"context"
 	"errors"
 
 	"logbroker/internal/raftnode/chantransport"
@@ -111,7 +112,9 @@ func (p *play) sendElsewhere() (err error) {
 		return errors.New("this is not the story: nobody leads on the majority's side")
 	}
 	p.wires.set(func() { p.wires.apart[pairOf(p.second(), p.a.id)] = true })
-	if p.other, err = p.newSender(p.ctx, p.second(), leader, &p.log); err != nil {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if p.other, err = p.newSender(ctx, p.second(), leader, &p.log); err != nil {
 		return err
 	}
 	return p.await(p.ctx, "the other producer has its ack", p.ackedAll(p.other, p.other.send(p.ctx, "other-1")))

@@ -13,10 +13,15 @@ import (
 
 var rounds = flag.Int("failures.rounds", 0, "how often each failure is played; 0: three times, once with -race or -short")
 
-// clusters is how many run at once: what a play does is wait, mostly.
+// clusters is how many run at once: what a play does is wait, mostly. The race
+// detector makes brokers slow, so there are few then, with a slow clock.
 const (
 	clusters     = 16
-	clustersRace = 6
+	clustersRace = 4
+	tickRace     = 30 * time.Millisecond
+	// heldTries is how often a cluster is brought to the stage where the leader is
+	// to fail. What comes after that is never tried again.
+	heldTries = 5
 )
 
 // job is one play to be done; done has what came of it.
@@ -28,6 +33,9 @@ type job struct {
 }
 
 func options() (o Options) {
+	if raceEnabled {
+		o.Tick = tickRace
+	}
 	if os.Getenv("FAILURES_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -52,6 +60,9 @@ func TestSevenLeaderFailures(t *testing.T) {
 		for _, s := range Scenarios() {
 			for _, batches := range []int{1, 64} {
 				for _, fault := range []Fault{Crash, Stop} {
+					if raceEnabled && (batches == 1) != (fault == Stop) {
+						continue // half of them, for they take long
+					}
 					jobs = append(jobs, &job{scenario: s, settings: Settings{Fault: fault, Batches: batches}, done: make(chan error, 1)})
 				}
 			}
@@ -82,24 +93,32 @@ func TestSevenLeaderFailures(t *testing.T) {
 func work(ctx context.Context, queue <-chan *job) {
 	var c *Cluster
 	for j := range queue {
-		if c == nil {
-			var err error
-			if c, err = Open(ctx, options()); err != nil {
-				c = nil
-				j.done <- err
-				continue
+		var err error
+		for try := 1; ; try++ {
+			if c, err = j.playOn(ctx, c); try == heldTries || !errors.Is(err, ErrNotHeld) {
+				break
 			}
-		}
-		err := j.play(ctx, c)
-		if err != nil {
-			err = errors.Join(err, c.Close())
-			c = nil
 		}
 		j.done <- err
 	}
 	if c != nil {
 		_ = c.Close() // all is judged
 	}
+}
+
+// playOn plays on c, or on a new cluster where there is none. It returns the
+// cluster for the next one.
+func (j *job) playOn(ctx context.Context, c *Cluster) (*Cluster, error) {
+	if c == nil {
+		var err error
+		if c, err = Open(ctx, options()); err != nil {
+			return nil, err
+		}
+	}
+	if err := j.play(ctx, c); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 func (j *job) play(ctx context.Context, c *Cluster) error {
@@ -120,21 +139,33 @@ func (j *job) play(ctx context.Context, c *Cluster) error {
 func TestABrokerWithoutDeduplicationIsNoticed(t *testing.T) {
 	o := options()
 	o.NoDeduplication = true
-	c, err := Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close() //nolint:errcheck // all is judged
 	for _, s := range Scenarios() {
 		if !s.recognised {
 			continue
 		}
-		got, err := c.Play(t.Context(), s, Settings{})
+		var got Outcome
+		err := ErrNotHeld
+		for try := 0; try < heldTries && errors.Is(err, ErrNotHeld); try++ {
+			got, err = playAlone(t.Context(), o, s)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got.OK || got.Duplicated == 0 {
 			t.Errorf("%s: the batch is stored twice, and the outcome does not say so", got)
 		}
+		if raceEnabled {
+			break // the others differ in nothing that matters here
+		}
 	}
+}
+
+// playAlone plays on a cluster of its own.
+func playAlone(ctx context.Context, o Options, s Scenario) (Outcome, error) {
+	c, err := Open(ctx, o)
+	if err != nil {
+		return Outcome{}, err
+	}
+	got, err := c.Play(ctx, s, Settings{})
+	return got, errors.Join(err, c.Close())
 }

@@ -61,7 +61,7 @@ func (p *play) judge() (Outcome, error) {
 		if s == nil {
 			continue
 		}
-		if sent, acked, _ := s.tally(); acked < sent {
+		if sent, acked := s.tally(); acked < sent {
 			o.Faults = append(o.Faults, fmt.Sprintf("%d of %d batches were never acked though all is well again", sent-acked, sent))
 		}
 	}

@@ -73,7 +73,11 @@ type play struct {
 	log      log
 	err      error
 	told     int
-	number   int // of the scenario
+	// term is A's when the story has begun. Until the leader fails (failing) it must
+	// stay that, and A the leader.
+	term    uint64
+	failing bool
+	number  int // of the scenario
 
 	// a leads at first. b and c follow.
 	a, b, c *node
@@ -93,7 +97,9 @@ type play struct {
 func (p *play) do(event string, acts ...func() error) {
 	for _, act := range acts {
 		if p.err == nil {
-			p.err = act()
+			if p.err = act(); p.err != nil && !p.failing {
+				p.err = fmt.Errorf("%w: %w", ErrNotHeld, p.err)
+			}
 		}
 	}
 	if p.err == nil && p.settings.Tell != nil {
@@ -113,7 +119,7 @@ func (p *play) tell(event string) error {
 	}
 	for _, s := range []*sender{p.client, p.other} {
 		if s != nil {
-			sent, acked, _ := s.tally()
+			sent, acked := s.tally()
 			step.Client.Sent += sent
 			step.Client.Acked += acked
 			step.Client.Unknown += sent - acked
@@ -126,7 +132,25 @@ func (p *play) cast() []*node { return []*node{p.a, p.b, p.c} }
 
 // until waits for ok.
 func (p *play) until(what string, ok func() bool) func() error {
-	return func() error { return p.await(p.ctx, what, ok) }
+	return func() error {
+		if err := p.await(p.ctx, what, func() bool { return ok() || p.slipped() }); err != nil {
+			return err
+		}
+		if p.slipped() {
+			return fmt.Errorf("A lost its leadership while waiting until %s", what)
+		}
+		return nil
+	}
+}
+
+// slipped: A is not the leader any more though nothing was done to it. On a slow
+// machine it misses its own heartbeats.
+func (p *play) slipped() bool {
+	if p.failing || p.term == 0 {
+		return false
+	}
+	s := p.status(p.a)
+	return s.Role != "leader" || s.Term != p.term
 }
 
 // must demands ok now: that the stage is what the story says.
@@ -152,6 +176,7 @@ func (p *play) begin() {
 		return true
 	})
 	if p.err != nil {
+		p.err = fmt.Errorf("%w: %w", ErrNotHeld, p.err)
 		return
 	}
 	p.called = map[*node]string{p.a: "A", p.b: "B", p.c: "C"}
@@ -160,7 +185,8 @@ func (p *play) begin() {
 		"Something is stored already, and acked: committed, that is on the disks of a majority.",
 		p.connect, p.until("the replicas are the same", p.same),
 		func() error {
-			p.before = p.status(p.a).HighWatermark
+			now := p.status(p.a)
+			p.before, p.term = now.HighWatermark, now.Term
 			return nil
 		})
 }
@@ -260,7 +286,7 @@ func (p *play) lostOnTheWay() bool {
 // inLogOf: the batches are in the log of n, on its disk.
 func (p *play) inLogOf(n *node) func() bool {
 	return func() bool {
-		names, err := p.stage.names(n)
+		names, err := p.namesIn(n)
 		return err == nil && p.all(func(r *record) bool { return names[r.name] > 0 })
 	}
 }
@@ -268,7 +294,7 @@ func (p *play) inLogOf(n *node) func() bool {
 // notInLogOf: none of the batches is in the log of n.
 func (p *play) notInLogOf(n *node) func() bool {
 	return func() bool {
-		names, err := p.stage.names(n)
+		names, err := p.namesIn(n)
 		return err == nil && p.all(func(r *record) bool { return names[r.name] == 0 })
 	}
 }
@@ -301,6 +327,7 @@ func (p *play) ackedAll(s *sender, records []*record) func() bool {
 // fail makes the leader fail, in the way that the settings say. From then on the
 // others may stand for election.
 func (p *play) fail() {
+	p.failing = p.failing || p.err == nil
 	if p.settings.Fault == Crash {
 		p.do("A crashes. What it had not synced to its disk is gone.", func() error { return p.crash(p.a) })
 	} else {
@@ -313,6 +340,7 @@ func (p *play) fail() {
 
 // elect lets the followers stand for election and returns when one of them leads.
 func (p *play) elect() error {
+	p.failing = true
 	p.mayStand(p.b, p.c)
 	if err := p.await(p.ctx, "B or C leads", func() bool { return p.leader() != nil }); err != nil {
 		return err

@@ -52,14 +52,27 @@ func (s *stage) judge(m chantransport.Message) chantransport.Verdict {
 		return chantransport.Hold
 	case m.Shard != s.shard.Load():
 		return chantransport.Deliver
-	case r.alone != "" && (m.FromAddress == r.alone || m.ToAddress == r.alone):
+	case r.lost(m):
 		return chantransport.Drop
 	}
+	r.note(m)
+	return chantransport.Deliver
+}
+
+// lost decides about a message of the partition. mu is held.
+func (r *rules) lost(m chantransport.Message) bool {
+	switch {
+	case r.alone != "" && (m.FromAddress == r.alone || m.ToAddress == r.alone):
+		return true
+	case m.Type == "RequestPreVote" || m.Type == "RequestVote":
+		return r.candidates != nil && !r.candidates[m.FromAddress]
+	}
+	return r.lose != nil && r.lose(m)
+}
+
+// note counts what is delivered. mu is held.
+func (r *rules) note(m chantransport.Message) {
 	switch m.Type {
-	case "RequestPreVote", "RequestVote":
-		if r.candidates != nil && !r.candidates[m.FromAddress] {
-			return chantransport.Drop
-		}
 	case "RequestPreVoteResp", "RequestVoteResp":
 		if m.Reject {
 			r.refused[[2]string{m.FromAddress, m.ToAddress}] = true
@@ -67,8 +80,4 @@ func (s *stage) judge(m chantransport.Message) chantransport.Verdict {
 	case "Heartbeat":
 		r.beats[m.FromAddress]++
 	}
-	if r.lose != nil && r.lose(m) {
-		return chantransport.Drop
-	}
-	return chantransport.Deliver
 }

@@ -93,20 +93,16 @@ func (s *sender) settle(r *record, receipt producer.Receipt, err error) {
 	r.settled, r.receipt, r.err = true, receipt, err
 }
 
-// tally counts the records: all that were sent, the acked ones, and those that
-// ended without an ack.
-func (s *sender) tally() (sent, acked, failed int) {
+// tally counts the records: all that were sent, and those that were acked.
+func (s *sender) tally() (sent, acked int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.records {
-		switch {
-		case r.settled && r.err == nil:
+		if r.settled && r.err == nil {
 			acked++
-		case r.settled:
-			failed++
 		}
 	}
-	return len(s.records), acked, failed
+	return len(s.records), acked
 }
 
 // receiptOf returns what became of a record; ok says that it was acked.

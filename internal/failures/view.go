@@ -121,8 +121,8 @@ func recordNames(b recordbatch.Batch) ([]string, error) {
 	return names, it.Err()
 }
 
-// names counts by name the records in a node's Raft log.
-func (s *stage) names(n *node) (map[string]int, error) {
+// namesIn counts by name the records in a node's Raft log.
+func (s *stage) namesIn(n *node) (map[string]int, error) {
 	entries, err := s.entries(n, allEntries)
 	found := map[string]int{}
 	for _, e := range entries {
