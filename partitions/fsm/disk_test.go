@@ -184,7 +184,7 @@ func (durable files) tear(written files, r *rand.Rand) {
 // open opens a state machine on d in the directory of the tests.
 func (d *disk) open(t *testing.T, o Observer) (*FSM, uint64, error) {
 	t.Helper()
-	f := New(Options{FS: d.fs, Dir: testDir, ShardID: 7, ReplicaID: 3, CheckpointBytes: 300, Observer: o, Fetcher: &fetcher{fs: d.fs}})
+	f := New(Options{FS: d.fs, Dir: testDir, ShardID: 7, ReplicaID: 3, CheckpointBytes: 2000, Observer: o, Fetcher: &fetcher{fs: d.fs}})
 	t.Cleanup(func() { _ = f.Close() }) // on a crashed disk it cannot but fail
 	index, err := f.Open(nil)
 	return f, index, err
