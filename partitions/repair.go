@@ -13,10 +13,10 @@ import (
 
 // A replica whose files are damaged repairs itself from its peers: a sealed segment
 // is fetched again, alone, whether it was found by a read, by a scrub or at the
-// start. What no peer can give back (the active segment, the marker) makes the
-// replica unusable: it is quarantined, and the metadata gives the node a new one in
-// its place. A running replica gives itself up only where a majority can do without
-// it, because its Raft log still counts.
+// start. A running replica whose active segment is damaged serves nothing, and goes
+// on voting with its Raft log, which is whole; at its next start it is quarantined. A
+// running replica gives itself up only where it can never be complete again and a
+// majority can do without it.
 
 const (
 	// repairRetry is the time between two tries.
@@ -52,7 +52,10 @@ func (p *Partition) repair(ctx context.Context) (done bool) {
 	err := p.repairSegment(ctx, why)
 	switch {
 	case errors.Is(err, errNotRepairable):
-		return p.giveUp(ctx, why)
+		// It serves nothing, but its Raft log is whole and its vote counts: without a
+		// replacement, giving it up would only make the partition weaker.
+		p.logger.Error("the damage is not in a sealed segment, so it cannot be repaired alone; this replica serves nothing", "err", why)
+		return true
 	case err != nil:
 		p.logger.Warn("a damaged segment was not repaired; trying again", "err", err)
 		return false

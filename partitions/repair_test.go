@@ -76,43 +76,31 @@ func TestADamagedSegmentIsFetchedAloneAndServedAgain(t *testing.T) {
 	}
 }
 
-// The segment that grows cannot be fetched alone: the replica gives itself up, and
-// only because the others are a majority.
-func TestDamageInTheActiveSegmentGivesTheReplicaUpWhereAMajorityIsHealthy(t *testing.T) {
+// The segment that grows cannot be fetched alone: the replica serves nothing, and
+// its vote goes on counting.
+func TestAReplicaWhoseActiveSegmentIsDamagedServesNothingAndStillVotes(t *testing.T) {
 	t.Parallel()
 	c, m, n := threeFull(t)
 	p, _ := n.host.Get(shardForTest)
 	log, _ := p.machine.Log()
 	segments := log.Segments()
 	active := segments[len(segments)-1]
-	third := c.nodes[0]
-	for _, other := range c.nodes {
-		if other != n && other != c.nodeOf(c.leader()) {
-			third = other
-		}
-	}
-	c.down(third)
 	dir := "/partitions/" + ReplicaKey{shardForTest, n.id}.directory()
 	flipByte(t, n.fs, fmt.Sprintf("%s/log-1/%020d.log", dir, active.Base))
 	if _, err := p.Read(nil, active.Base, 1<<20); errcode.Of(err) != errcode.StorageError {
 		t.Fatalf("read: %v", err)
 	}
-	if done := p.repair(t.Context()); done {
-		t.Fatal("the replica gave itself up although its vote is needed")
+	if !p.repair(t.Context()) {
+		t.Fatal("it is tried again although nothing can be done")
 	}
 	if s := p.Status(); s.State != StateDamaged {
 		t.Fatalf("status %+v", s)
 	}
-	c.restart(third)
-	until(t, "quarantined", func() bool {
-		q, ok := n.host.Get(shardForTest)
-		return ok && q.Status().State == StateQuarantined
-	})
-	if _, err := n.fs.Stat(dir + "/" + quarantineMark); err != nil {
-		t.Error(err)
+	for _, other := range c.nodes {
+		if other != n && other != c.nodeOf(c.leader()) {
+			c.down(other) // now a majority needs the damaged one's vote
+			break
+		}
 	}
-	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) {
-		t.Errorf("start: %v", err)
-	}
-	m.check(t, readAll(t, c.leader()))
+	c.stored(numbered(1, 0, int32(len(m.offsets)), 1))
 }
