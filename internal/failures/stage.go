@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -83,10 +85,10 @@ func newStage(ctx context.Context, o Options) (*stage, error) {
 	s := &stage{options: o, network: chantransport.New(), wires: newWires()}
 	s.rules.init()
 	s.network.Intercept(s.judge)
-	founders := []string{}
+	founders, host := []string{}, ownHost()
 	for i := range s.nodes {
 		n := &node{id: uint64(i + 1), fs: storage.NewStrictMem()}
-		n.config = nodeConfig(n.id, o.Tick)
+		n.config = nodeConfig(n.id, o.Tick, host)
 		var err error
 		if n.route, err = s.wires.listenRoute(n.id); err != nil {
 			return s, err
@@ -104,9 +106,21 @@ func newStage(ctx context.Context, o Options) (*stage, error) {
 	return s, s.startAll(ctx)
 }
 
-func nodeConfig(id uint64, tick time.Duration) config.Config {
+// ownHost returns an address of loopback that nobody else uses, so that a node
+// which starts again finds its ports free. Where there is only 127.0.0.1 it is that.
+func ownHost() string {
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return "127.0.0.1"
+	}
+	_ = l.Close() // nothing was written to it
+	return host
+}
+
+func nodeConfig(id uint64, tick time.Duration, host string) config.Config {
 	c := config.Default()
-	const anyPort = "127.0.0.1:0"
+	anyPort := net.JoinHostPort(host, "0")
 	c.Client.Listen, c.NATSCluster.Listen, c.Raft.Listen, c.HTTP.Listen = anyPort, anyPort, anyPort, anyPort
 	c.Cluster.NodeID = id
 	c.Storage.DataDir = fmt.Sprint("/node-", id)
