@@ -137,7 +137,7 @@ func (p *play) until(what string, ok func() bool) func() error {
 			return err
 		}
 		if p.slipped() {
-			return fmt.Errorf("A lost its leadership while waiting until %s", what)
+			return fmt.Errorf("the leader A lost its leadership while waiting until %s", what)
 		}
 		return nil
 	}

@@ -59,7 +59,7 @@ func Scenarios() []Scenario {
 	}
 }
 
-// ErrNotHeld: the cluster could not be brought to the stage at which the leader is
+// ErrNotHeld says that the cluster could not be brought to the stage at which the leader is
 // to fail, because the machine was too slow: another election came before. Nothing
 // was tried, so it says nothing; play it again.
 var ErrNotHeld = errors.New("the stage could not be held, the machine is too busy; play it again")
