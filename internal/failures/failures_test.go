@@ -16,7 +16,7 @@ var rounds = flag.Int("failures.rounds", 0, "how often each failure is played; 0
 // clusters is how many run at once: what a play does is wait, mostly. The race
 // detector makes brokers slow, so there are few then, with a slow clock.
 const (
-	clusters     = 16
+	clusters     = 8
 	clustersRace = 4
 	tickRace     = 30 * time.Millisecond
 	// heldTries is how often a cluster is brought to the stage where the leader is
