@@ -129,13 +129,13 @@ DURATION ?= 20m
 SEED ?= 1
 STATE ?= bin/nemesis-$(SEED)-$(DURATION).json
 nemesis: proof-binaries
-	bin/proof nemesis --duration $(DURATION) --seed $(SEED) --state $(STATE)
+	bin/proof nemesis --duration $(DURATION) --seed $(SEED) --state '$(STATE)'
 
 # Loss of power of one, two and all nodes, CYCLES times.
 CYCLES ?= 300
 powerloss: STATE = bin/powerloss-$(SEED)-$(CYCLES).json
 powerloss: proof-binaries
-	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state $(STATE)
+	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state '$(STATE)'
 
 # Brokers that are broken on purpose must be caught.
 nemesis-broken:
