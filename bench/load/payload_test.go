@@ -62,7 +62,7 @@ func TestEventsShrinkSixfold(t *testing.T) {
 // producer of events is faster per core, whatever else it does.
 func BenchmarkZstdOfEvents(b *testing.B) {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
+		zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false))
 	if err != nil {
 		b.Fatal(err)
 	}

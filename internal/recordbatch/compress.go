@@ -13,9 +13,10 @@ import (
 	"logbroker/internal/errcode"
 )
 
-// zstdWindow is how far back, in bytes, the zstd encoder looks: a whole batch
-// of the usual size. It bounds the encoder's memory.
-const zstdWindow = 256 << 10
+// zstdWindow is how far back, in bytes, the zstd encoder looks: a whole batch,
+// of the largest size topics take, as the encoder copies the window every time
+// it moves. It bounds the encoder's memory.
+const zstdWindow = 1 << 20
 
 // compress appends src, compressed by codec, to dst; for None it appends
 // nothing. What it writes is what Kafka's own clients read:
