@@ -169,3 +169,38 @@ func playAlone(ctx context.Context, o Options, s Scenario) (Outcome, error) {
 	got, err := c.Play(ctx, s, Settings{})
 	return got, errors.Join(err, c.Close())
 }
+
+// TestACutGoesThroughTheRoutesToo: without that a producer on the leader's side
+// reaches the new leader by way of the NATS servers.
+func TestACutGoesThroughTheRoutesToo(t *testing.T) {
+	c, err := Open(t.Context(), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	known := func() (routes, named int) {
+		w := c.stage.wires
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for conn := range w.conns {
+			if conn.pair.b <= nodes {
+				routes++
+				if conn.pair.a != 0 {
+					named++
+				}
+			}
+		}
+		return routes, named
+	}
+	err = c.stage.await(t.Context(), "every route says whose it is", func() bool {
+		routes, named := known()
+		return routes >= nodes && routes == named
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -316,6 +316,7 @@ func (r *route) forth(to io.Writer, from *wire) {
 		line, err := in.ReadBytes('\n')
 		if node, ok := dialler(line); ok {
 			r.wires.set(func() { from.pair = pairOf(node, r.node) })
+			from.wait()
 			if _, err := to.Write(line); err == nil {
 				_, _ = io.Copy(to, in) // an end is an end
 			}
@@ -330,14 +331,25 @@ func (r *route) forth(to io.Writer, from *wire) {
 	}
 }
 
-// dialler returns the node that a NATS server's CONNECT line names.
+// wait returns once the wire is open, or closed for good.
+func (c *wire) wait() {
+	w := c.wires
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for (w.waits(c.pair) || w.apart[c.pair]) && !c.closed {
+		w.changed.Wait()
+	}
+}
+
+// dialler returns the node that a NATS server's INFO line names. (Its CONNECT line,
+// which comes before, has only an id that it makes up at every start.)
 func dialler(line []byte) (uint64, bool) {
-	rest, ok := bytes.CutPrefix(line, []byte("CONNECT "))
+	rest, ok := bytes.CutPrefix(line, []byte("INFO "))
 	if !ok {
 		return 0, false
 	}
 	var hello struct {
-		Name string `json:"name"`
+		Name string `json:"server_name"`
 	}
 	if json.Unmarshal(rest, &hello) != nil {
 		return 0, false
