@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss proof-binaries failures
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss damage proof-binaries failures
 
 all: check
 
@@ -136,6 +136,10 @@ CYCLES ?= 300
 powerloss: STATE = bin/powerloss-$(SEED)-$(CYCLES).json
 powerloss: proof-binaries
 	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state '$(STATE)'
+
+# Damage of every file of a node, in every way, on leader and follower: a table.
+damage: proof-binaries
+	bin/proof damage
 
 # Brokers that are broken on purpose must be caught.
 nemesis-broken:

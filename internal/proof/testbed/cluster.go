@@ -105,6 +105,15 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.AwaitReady(ctx); err != nil {
 		return err
 	}
+	return c.Dial(ctx)
+}
+
+// Dial makes a new control connection. Where the nodes' data were taken back in
+// time one must: a client that knows later epochs takes what it hears for old.
+func (c *Cluster) Dial(ctx context.Context) error {
+	if c.admin != nil {
+		c.admin.Close()
+	}
 	admin, err := client.Dial(ctx, c.URLs(), client.Options{Name: "proof"})
 	c.admin = admin
 	return err
@@ -322,4 +331,16 @@ func (c *Cluster) SyncDisks() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Unhealthy returns what cluster health complains of, "" where it does not or
+// nobody answers.
+func (c *Cluster) Unhealthy(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	health, err := c.admin.Admin().ClusterHealth(ctx)
+	if err != nil || health.Healthy {
+		return ""
+	}
+	return strings.Join(health.Reasons, "; ")
 }

@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"strconv"
 	"strings"
 
+	"logbroker/consumer"
+	"logbroker/internal/history"
+	"logbroker/internal/protocol"
 	"logbroker/internal/recordbatch"
 	"logbroker/internal/storage"
 	"logbroker/partitions/fsm"
@@ -120,4 +124,45 @@ func identical(replicas []*replicaLog) bool {
 		}
 	}
 	return true
+}
+
+// Identical reports whether all replicas of the stopped nodes hold the same bytes.
+// Error: a replica that cannot be read, which matches ErrUnreadable.
+func (c *Cluster) Identical(shards []uint64) (bool, error) {
+	for _, shard := range shards {
+		var replicas []*replicaLog
+		for _, n := range c.Nodes {
+			r, err := openReplica(n, shard)
+			if err != nil {
+				return false, err
+			}
+			replicas = append(replicas, r)
+		}
+		if !identical(replicas) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// ReadAll reads a partition as clients do, from its first offset to the high
+// watermark of now, as Stored events.
+func (c *Cluster) ReadAll(ctx context.Context, topic string, partition int32) (events []history.Event, err error) {
+	latest, err := c.admin.Offsets(ctx, topic, partition, protocol.TimestampLatest)
+	if err != nil {
+		return nil, fmt.Errorf("the latest offset of partition %d: %w", partition, err)
+	}
+	r, err := consumer.NewReader(ctx, c.URLs(), topic, partition, consumer.FromEarliest())
+	if err != nil {
+		return nil, fmt.Errorf("a reader of partition %d: %w", partition, err)
+	}
+	defer r.Close() //nolint:errcheck // it only read
+	for len(events) == 0 || events[len(events)-1].Offset+1 < latest.Offset {
+		record, err := r.Next(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("after %d records of partition %d: %w", len(events), partition, err)
+		}
+		events = append(events, history.Event{Kind: history.Stored, Partition: partition, Offset: record.Offset, Message: messageIn(record.Value)})
+	}
+	return events, nil
 }

@@ -75,8 +75,7 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	if err != nil {
 		return tally, err
 	}
-	events := append(l.events(stored), stored...)
-	report := history.Check(events, history.Options{})
+	report := l.Report(stored)
 	for _, f := range report.Faults {
 		fmt.Fprintln(out, f)
 	}
@@ -84,6 +83,11 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	tally.Failed = l.failed()
 	tally.P99 = l.latency(0.99)
 	return tally, nil
+}
+
+// Report judges what was sent against what is stored. The load must have finished.
+func (l *Load) Report(stored []history.Event) *history.Report {
+	return history.Check(append(l.events(stored), stored...), history.Options{})
 }
 
 func count(r *history.Report) Tally {

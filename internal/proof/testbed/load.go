@@ -245,6 +245,18 @@ func (l *Load) AwaitAcks(ctx context.Context, n int) error {
 	})
 }
 
+// AwaitQuiet waits for the verdict on everything that was sent.
+func (l *Load) AwaitQuiet(ctx context.Context) error {
+	return await(ctx, "every record has its verdict", func() (bool, string) {
+		for _, a := range l.lanes {
+			if len(a.window) > 0 {
+				return false, fmt.Sprintf("%d of lane %d have none", len(a.window), a.id)
+			}
+		}
+		return true, ""
+	})
+}
+
 // Acked counts the acks up to now.
 func (l *Load) Acked() int {
 	n := 0

@@ -260,3 +260,19 @@ func await(ctx context.Context, what string, ok func() (bool, string)) error {
 func WithoutSync() []string {
 	return []string{"strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:retval=0"}
 }
+
+// LastError is the last line that says what was wrong, of all that the process
+// wrote.
+func (n *Node) LastError() string {
+	raw, err := os.ReadFile(n.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	last := ""
+	for line := range strings.Lines(string(raw)) {
+		if strings.HasPrefix(line, "error: ") || strings.HasPrefix(line, "panic: ") || strings.Contains(line, `"level":"ERROR"`) {
+			last = strings.TrimSpace(line)
+		}
+	}
+	return last
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"logbroker/internal/cli"
+	"logbroker/internal/proof/damage"
+)
+
+func newDamage() *cobra.Command {
+	var s shared
+	var o damage.Options
+	cmd := &cobra.Command{
+		Use: "damage", Short: "Damage of every file of a node, in every way, on leader and follower", Args: cli.Args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Binary, o.Dir, o.Out, o.Commit = s.binary, s.dir, cmd.OutOrStdout(), commit(cmd)
+			s.begin(cmd)
+			return damage.Run(cmd.Context(), o)
+		},
+	}
+	s.register(cmd)
+	cmd.Flags().StringVar(&o.Only, "only", "", "only the cells with this in their name, such as marker or \"/ bit flip /\"")
+	return cmd
+}

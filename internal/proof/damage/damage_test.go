@@ -1,0 +1,71 @@
+package damage
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestEveryHarmChangesTheFileAndOnlyWhereItIsMeantTo(t *testing.T) {
+	t.Parallel()
+	whole := bytes.Repeat([]byte("0123456789abcdef"), 1000)
+	for _, at := range []place{head, middle, tail} {
+		for _, h := range harms() {
+			dir := t.TempDir()
+			f := file{path: filepath.Join(dir, "now"), old: filepath.Join(dir, "old"), at: at}
+			for path, data := range map[string][]byte{f.path: whole, f.old: whole[:50]} {
+				if err := os.WriteFile(path, data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := h.do(f); err != nil {
+				t.Fatal(h.name, err)
+			}
+			got, err := os.ReadFile(f.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same := 0
+			for same < min(len(got), len(whole)) && got[same] == whole[same] {
+				same++
+			}
+			want := f.position(len(whole))
+			switch h.name {
+			case "garbage tail":
+				want = len(whole)
+			case "old copy":
+				want = 50
+			}
+			if same != want || bytes.Equal(got, whole) {
+				t.Errorf("%s at %d: the first %d bytes are as they were, want %d", h.name, at, same, want)
+			}
+		}
+	}
+	if err := restore(file{path: "x", old: filepath.Join(t.TempDir(), "none")}); !errors.Is(err, errNothing) {
+		t.Errorf("an old copy that is not there: %v", err)
+	}
+}
+
+func TestWhatOnlyTheRaftLogStoreCanMendDoesNotFailTheProof(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		outcome string
+		store   bool
+		bad     bool
+	}{
+		{mended, false, false},
+		{named, false, false},
+		{refused, false, false},
+		{undetected, false, true},
+		{undetected, true, false},
+		{unserved, false, true},
+		{lostAcked, true, true},
+		{lostAcked, false, true},
+	} {
+		if got := (&cell{outcome: c.outcome, target: target{store: c.store}}).bad(); got != c.bad {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
