@@ -22,7 +22,7 @@ type shared struct {
 func (s *shared) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.binary, "binary", "bin/logbrokerd", "the broker to try")
-	f.StringVar(&s.dir, "dir", "bin/proof", "directory for the nodes' data; what is there of the run is replaced")
+	f.StringVar(&s.dir, "dir", "bin/proof-data", "directory for the nodes' data; what is there of the run is replaced")
 	f.Uint64Var(&s.seed, "seed", 0, "same seed, same schedule; 0: the time")
 	f.BoolVar(&s.noSync, "without-fsync", false, "let every fsync of the nodes do nothing: the proof must fail")
 }

@@ -159,6 +159,16 @@ func (g *golden) watch(ctx context.Context, c *cell, victim *testbed.Node) error
 		return nil
 	}
 	stopping := g.cluster.Stop()
+	g.compare(c, health)
+	if stopping != nil {
+		c.detail += "; " + stopping.Error()
+	}
+	return nil
+}
+
+// compare says what became of a cell whose node lived on, by the files of all
+// replicas; health is what the cluster said of it.
+func (g *golden) compare(c *cell, health string) {
 	same, err := g.cluster.Identical(g.shards)
 	switch {
 	case c.outcome == unserved:
@@ -174,10 +184,6 @@ func (g *golden) watch(ctx context.Context, c *cell, victim *testbed.Node) error
 	default:
 		c.outcome, c.detail = undetected, "the replica differs from the others, and the cluster says that it is healthy"
 	}
-	if stopping != nil {
-		c.detail += "; " + stopping.Error()
-	}
-	return nil
 }
 
 // start starts all nodes. The others must become ready; up says that the damaged
