@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss damage proof-binaries failures
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss damage proof-binaries failures restart-time fuzz
 
 all: check
 
@@ -144,8 +144,6 @@ damage: proof-binaries
 # Brokers that are broken on purpose must be caught.
 nemesis-broken:
 	PROOF_BROKEN=1 $(GO) test -count=1 -run=TestABrokenBuildIsCaught -v ./internal/proof/nemesis
-
-.PHONY: restart-time fuzz
 
 # How long a node that holds SIZE in twelve partitions takes to be ready again
 # after kill -9. Three restarts; the filling takes a minute for 10 GiB.

@@ -63,20 +63,8 @@ func (r *run) do(ctx context.Context, s step) (faults int, err error) {
 	return 0, fmt.Errorf("no such fault: %s", s.kind)
 }
 
-// wait lets time pass; the only error is ctx's.
-func (r *run) wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 func (r *run) healAfter(ctx context.Context, d time.Duration) error {
-	if err := r.wait(ctx, d); err != nil {
+	if err := testbed.Wait(ctx, d); err != nil {
 		return err
 	}
 	return r.cluster.Heal(ctx)
@@ -150,7 +138,7 @@ func (r *run) transfers(ctx context.Context, s step) error {
 	rng := rand.New(rand.NewPCG(s.pick, 0))
 	for end := time.Now().Add(s.hold); time.Now().Before(end); {
 		_ = r.cluster.Transfer(ctx, topic, rng.Int32N(partitions), 1+rng.IntN(testbed.Nodes)) // refused while another one goes on
-		if err := r.wait(ctx, transferStep); err != nil {
+		if err := testbed.Wait(ctx, transferStep); err != nil {
 			return err
 		}
 	}
@@ -204,7 +192,7 @@ func (r *run) fill(ctx context.Context, s step, leave int64) error {
 	if err := n.FillDisk(leave); err != nil {
 		return err
 	}
-	if err := r.wait(ctx, 2*s.hold); err != nil {
+	if err := testbed.Wait(ctx, 2*s.hold); err != nil {
 		return err
 	}
 	if !n.Running() {
@@ -224,7 +212,7 @@ func (r *run) swap(ctx context.Context, s step) error {
 	if err := r.halt(still, cutOff); err != nil {
 		return err
 	}
-	if err := r.wait(ctx, buildUp); err != nil {
+	if err := testbed.Wait(ctx, buildUp); err != nil {
 		return err
 	}
 	if err := victim.PowerLoss(); err != nil {

@@ -103,7 +103,7 @@ func (r *run) harm(ctx context.Context, o Options, leg *testbed.Leg, stalls *sta
 	steps.only = kind(o.Only)
 	for end := time.Now().Add(time.Duration(leg.Amount * float64(time.Second))); time.Now().Before(end); {
 		s := steps.next()
-		if err := r.wait(ctx, s.pause); err != nil {
+		if err := testbed.Wait(ctx, s.pause); err != nil {
 			return err
 		}
 		n, err := r.do(ctx, s)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"logbroker/internal/proof/testbed"
 )
 
 // moment is what the nodes are doing when the power goes.
@@ -18,7 +20,7 @@ type moment struct {
 func moments() []moment {
 	return []moment{
 		{"idle", awaitIdle},
-		{"producing", func(ctx context.Context, _ *run, c cycle) (string, error) { return "", wait(ctx, c.after) }},
+		{"producing", func(ctx context.Context, _ *run, c cycle) (string, error) { return "", testbed.Wait(ctx, c.after) }},
 		{"rolling a segment", func(ctx context.Context, r *run, c cycle) (string, error) {
 			return r.awaitFile(ctx, c, func(name string) bool { return strings.HasSuffix(name, ".log") })
 		}},
@@ -33,7 +35,7 @@ func moments() []moment {
 // awaitIdle stops sending and lets the last acks come in.
 func awaitIdle(ctx context.Context, r *run, c cycle) (string, error) {
 	r.load.SetRate(0)
-	return "", wait(ctx, c.after+200*time.Millisecond)
+	return "", testbed.Wait(ctx, c.after+200*time.Millisecond)
 }
 
 // awaitFile returns as soon as one of the nodes makes a file that fits in one of
@@ -64,15 +66,4 @@ func (r *run) awaitFile(ctx context.Context, c cycle, fits func(name string) boo
 		return "", err
 	}
 	return fmt.Sprintf(" (%s)", name), nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
