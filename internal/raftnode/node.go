@@ -166,34 +166,55 @@ func (n *Node) leave() { n.life.RUnlock() }
 // returns once the replica is registered; the machine's Open runs later. create
 // must not call this Node.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
-	return n.start(s, func(*replica) error {
-		return n.host.StartOnDiskReplica(s.Members, s.Join, n.durably(create), n.shardConfig(s))
+	return n.start(s, func(_ *replica, c config.Config) error {
+		return n.host.StartOnDiskReplica(s.Members, s.Join, n.durably(create), c)
 	})
 }
 
 // StartInMemory starts the local replica s with a state machine that lives in
 // memory and is rebuilt from snapshot and log at every start.
 func (n *Node) StartInMemory(s Shard, create func(shard, replica uint64) statemachine.IStateMachine) error {
-	return n.start(s, func(r *replica) error {
-		return n.host.StartReplica(s.Members, s.Join, n.watched(&r.applied, create), n.shardConfig(s))
+	return n.start(s, func(r *replica, c config.Config) error {
+		return n.host.StartReplica(s.Members, s.Join, n.watched(&r.applied, create), c)
 	})
 }
 
-func (n *Node) start(s Shard, run func(*replica) error) error {
+func (n *Node) start(s Shard, run func(*replica, config.Config) error) error {
 	if err := n.enter(); err != nil {
 		return err
 	}
 	defer n.leave()
+	promoted, err := n.promoted(s)
+	if err != nil {
+		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
+	}
+	s.NonVoting = s.NonVoting && !promoted
 	// Stored first: a state machine or leader event may call back at once.
 	r := &replica{id: s.Replica, session: n.host.GetNoOPSession(s.ID)}
 	if _, running := n.replicas.LoadOrStore(s.ID, r); running {
 		return fmt.Errorf("raftnode: start shard %d replica %d: a replica of this shard runs here already", s.ID, s.Replica)
 	}
-	if err := n.afterUnload(func() error { return run(r) }); err != nil {
+	if err := n.afterUnload(func() error { return run(r, n.shardConfig(s)) }); err != nil {
 		n.replicas.Delete(s.ID)
 		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
 	}
 	return nil
+}
+
+// promoted reports whether the newest snapshot of a replica that was added as
+// non-voting has it among the voters. dragonboat must be told what the replica was
+// as of that snapshot: it takes a promotion from the log, and only from there, and
+// panics over its own addition in the log of what it was told is a voter.
+func (n *Node) promoted(s Shard) (bool, error) {
+	if !s.NonVoting || !n.host.HasNodeInfo(s.ID, s.Replica) {
+		return false, nil
+	}
+	snapshot, err := n.store.GetSnapshot(s.ID, s.Replica)
+	if err != nil {
+		return false, fmt.Errorf("read the snapshot record: %w", err)
+	}
+	_, votes := snapshot.Membership.Addresses[s.Replica]
+	return votes, nil
 }
 
 // afterUnload runs a start again while a replica that was just stopped is still

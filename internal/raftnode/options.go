@@ -105,7 +105,8 @@ type Shard struct {
 	// Join is set on the first start of a replica that was added to a running
 	// shard.
 	Join bool
-	// NonVoting is set for a replica that was added by AddNonVoting.
+	// NonVoting is set for a replica that was added by AddNonVoting, at every
+	// start, also after it was made a voter.
 	NonVoting bool
 	// SnapshotEntries makes a snapshot after that many applied entries. 0 means
 	// never: the caller of an on-disk machine calls Snapshot, driven by bytes.
