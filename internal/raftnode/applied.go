@@ -14,6 +14,7 @@ import (
 type watchedMachine struct {
 	statemachine.IStateMachine
 	applied *atomic.Uint64
+	closed  func() // told by Close
 	// snapshotIndex is the index of the replica's newest snapshot, which is the
 	// one that it recovers from.
 	snapshotIndex func() (uint64, error)
@@ -41,10 +42,16 @@ func (m *watchedMachine) RecoverFromSnapshot(r io.Reader, files []statemachine.S
 	return nil
 }
 
+// Close implements statemachine.IStateMachine.
+func (m *watchedMachine) Close() error {
+	defer m.closed()
+	return m.IStateMachine.Close()
+}
+
 // watched makes the state machines of StartInMemory watched ones.
-func (n *Node) watched(applied *atomic.Uint64, create func(shard, replica uint64) statemachine.IStateMachine) func(shard, replica uint64) statemachine.IStateMachine {
+func (n *Node) watched(r *replica, create func(shard, replica uint64) statemachine.IStateMachine) func(shard, replica uint64) statemachine.IStateMachine {
 	return func(shard, replica uint64) statemachine.IStateMachine {
-		return &watchedMachine{create(shard, replica), applied, func() (uint64, error) {
+		return &watchedMachine{create(shard, replica), &r.applied, r.unload, func() (uint64, error) {
 			snapshot, err := n.store.GetSnapshot(shard, replica)
 			if err != nil {
 				return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)

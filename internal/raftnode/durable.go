@@ -17,14 +17,26 @@ type durableMachine interface {
 	DurableIndex() uint64
 }
 
-// durably notes the machines that tell.
-func (n *Node) durably(create func(shard, replica uint64) statemachine.IOnDiskStateMachine) func(shard, replica uint64) statemachine.IOnDiskStateMachine {
+// closingMachine tells when it was closed.
+type closingMachine struct {
+	statemachine.IOnDiskStateMachine
+	closed func()
+}
+
+// Close implements statemachine.IOnDiskStateMachine.
+func (m *closingMachine) Close() error {
+	defer m.closed()
+	return m.IOnDiskStateMachine.Close()
+}
+
+// durably notes the machines that tell, and calls closed when a machine is closed.
+func (n *Node) durably(closed func(), create func(shard, replica uint64) statemachine.IOnDiskStateMachine) func(shard, replica uint64) statemachine.IOnDiskStateMachine {
 	return func(shard, replica uint64) statemachine.IOnDiskStateMachine {
 		m := create(shard, replica)
 		if d, ok := m.(durableMachine); ok {
 			n.store.holdTo(shard, replica, d.DurableIndex)
 		}
-		return m
+		return &closingMachine{m, closed}
 	}
 }
 

@@ -42,6 +42,7 @@ type Node struct {
 	syncs    *syncStats
 	leaders  *leaderQueue
 	replicas sync.Map // shard id → *replica, for every replica started here
+	stopped  sync.Map // shard id → *replica: the last one that Stop stopped
 
 	// closing is cancelled when Close begins; it ends every blocking wait.
 	closing context.Context
@@ -57,6 +58,10 @@ type replica struct {
 	id      uint64
 	session *client.Session // NoOP: the only kind on-disk machines allow
 	applied atomic.Uint64   // of a state machine in memory, see watchedMachine
+	// unloaded is closed when dragonboat has closed the state machine, which it
+	// does when none of its workers has the replica any more.
+	unloaded chan struct{}
+	unload   func() // closes unloaded
 }
 
 // Open starts a NodeHost in o.Dir and, unless o.Transport is given, puts it on
@@ -166,8 +171,8 @@ func (n *Node) leave() { n.life.RUnlock() }
 // returns once the replica is registered; the machine's Open runs later. create
 // must not call this Node.
 func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemachine.IOnDiskStateMachine) error {
-	return n.start(s, func(_ *replica, c config.Config) error {
-		return n.host.StartOnDiskReplica(s.Members, s.Join, n.durably(create), c)
+	return n.start(s, func(r *replica, c config.Config) error {
+		return n.host.StartOnDiskReplica(s.Members, s.Join, n.durably(r.unload, create), c)
 	})
 }
 
@@ -175,7 +180,7 @@ func (n *Node) StartOnDisk(s Shard, create func(shard, replica uint64) statemach
 // memory and is rebuilt from snapshot and log at every start.
 func (n *Node) StartInMemory(s Shard, create func(shard, replica uint64) statemachine.IStateMachine) error {
 	return n.start(s, func(r *replica, c config.Config) error {
-		return n.host.StartReplica(s.Members, s.Join, n.watched(&r.applied, create), c)
+		return n.host.StartReplica(s.Members, s.Join, n.watched(r, create), c)
 	})
 }
 
@@ -189,8 +194,12 @@ func (n *Node) start(s Shard, run func(*replica, config.Config) error) error {
 		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
 	}
 	s.NonVoting = s.NonVoting && !promoted
+	r := &replica{id: s.Replica, session: n.host.GetNoOPSession(s.ID), unloaded: make(chan struct{})}
+	r.unload = sync.OnceFunc(func() { close(r.unloaded) })
+	if err := n.afterPredecessor(s); err != nil {
+		return fmt.Errorf("raftnode: start shard %d replica %d: %w", s.ID, s.Replica, err)
+	}
 	// Stored first: a state machine or leader event may call back at once.
-	r := &replica{id: s.Replica, session: n.host.GetNoOPSession(s.ID)}
 	if _, running := n.replicas.LoadOrStore(s.ID, r); running {
 		return fmt.Errorf("raftnode: start shard %d replica %d: a replica of this shard runs here already", s.ID, s.Replica)
 	}
@@ -215,6 +224,26 @@ func (n *Node) promoted(s Shard) (bool, error) {
 	}
 	_, votes := snapshot.Membership.Addresses[s.Replica]
 	return votes, nil
+}
+
+// afterPredecessor waits until a replica of the shard that had another id and was
+// just stopped is unloaded: dragonboat panics where it finds two.
+func (n *Node) afterPredecessor(s Shard) error {
+	v, ok := n.stopped.Load(s.ID)
+	if !ok || v.(*replica).id == s.Replica {
+		return nil
+	}
+	limit := time.NewTimer(defaultTimeout)
+	defer limit.Stop()
+	select {
+	case <-v.(*replica).unloaded:
+		n.stopped.CompareAndDelete(s.ID, v)
+		return nil
+	case <-n.closing.Done():
+		return dragonboat.ErrClosed
+	case <-limit.C:
+		return fmt.Errorf("replica %d of the shard is still being unloaded; try again", v.(*replica).id)
+	}
 }
 
 // afterUnload runs a start again while a replica that was just stopped is still
@@ -244,7 +273,9 @@ func (n *Node) Stop(shard uint64) error {
 		return err
 	}
 	defer n.leave()
-	n.replicas.Delete(shard)
+	if r, running := n.replicas.LoadAndDelete(shard); running {
+		n.stopped.Store(shard, r)
+	}
 	if err := n.host.StopShard(shard); err != nil {
 		return fmt.Errorf("raftnode: stop shard %d: %w", shard, err)
 	}
@@ -308,18 +339,39 @@ func (n *Node) Replicas() ([]ReplicaID, error) {
 
 // RemoveData deletes the Raft log and snapshots of a replica that was removed
 // from its shard's membership. The replica must be stopped; RemoveData waits
-// for it to be unloaded. Calling it for a current member breaks the shard.
-func (n *Node) RemoveData(ctx context.Context, shard, replica uint64) error {
+// for it to be unloaded. Another replica of the shard may run here: the one that
+// took its place. Calling it for a current member breaks the shard.
+func (n *Node) RemoveData(ctx context.Context, shard, id uint64) error {
 	ctx, cancel := n.bound(ctx)
 	defer cancel()
 	if err := n.enter(); err != nil {
 		return err
 	}
 	defer n.leave()
-	if err := n.host.SyncRemoveData(ctx, shard, replica); err != nil {
-		return fmt.Errorf("raftnode: remove data of shard %d replica %d: %w", shard, replica, err)
+	remove := func() error { return n.host.SyncRemoveData(ctx, shard, id) }
+	if r, runs := n.replicas.Load(shard); runs && r.(*replica).id != id {
+		remove = func() error { return n.removeBeside(ctx, shard, id) }
+	}
+	if err := remove(); err != nil {
+		return fmt.Errorf("raftnode: remove data of shard %d replica %d: %w", shard, id, err)
 	}
 	return nil
+}
+
+// removeBeside is dragonboat's SyncRemoveData, which refuses where any replica of
+// the shard runs.
+func (n *Node) removeBeside(ctx context.Context, shard, replica uint64) error {
+	for {
+		err := n.host.RemoveData(shard, replica)
+		if !errors.Is(err, dragonboat.ErrShardNotStopped) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // shardConfig is the dragonboat configuration of every replica.

@@ -346,6 +346,65 @@ func TestMembershipChangeReplacesAReplica(t *testing.T) {
 	c.nodes = append(c.nodes, spare)
 }
 
+func TestAReplicaIsReplacedOnItsOwnNodeAndVotesAfterARestart(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	leader := c.found(testShard)
+	c.must(testShard, "a")
+	ctx := background(t)
+	node := c.followers(leader)[0]
+	other := c.followers(leader)[1]
+	old, replacement := node.id, uint64(4)
+	if err := node.node.Stop(testShard); err != nil {
+		t.Fatal(err)
+	}
+	joining := Shard{ID: testShard, Replica: replacement, Join: true, NonVoting: true}
+	node.id, node.disks = replacement, map[uint64]*listDisk{}
+	if err := node.node.BootstrapOnDisk(joining); err != nil {
+		t.Fatal(err)
+	}
+	c.start(node, joining) // before it is a member
+	if err := leader.node.RemoveReplica(ctx, testShard, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.node.AddNonVoting(ctx, testShard, replacement, node.incarnation); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.node.RemoveData(ctx, testShard, old); err != nil || node.node.HasReplica(testShard, old) {
+		t.Fatalf("the old replica's data beside the running new one: %v", err)
+	}
+	c.settled(testShard, 1)
+	restart := func() {
+		node.node.Close()
+		c.open(node)
+		c.start(node, joining)
+	}
+	restart() // still a non-voter
+	if err := leader.node.AddReplica(ctx, testShard, replacement, node.incarnation); err != nil {
+		t.Fatal(err)
+	}
+	c.must(testShard, "b")
+	c.settled(testShard, 2)
+	// From its log, which has both changes, and then from a snapshot.
+	restart()
+	if err := node.node.Snapshot(ctx, testShard, 1); err != nil {
+		eventually(t, "a snapshot", func() bool { return node.node.Snapshot(ctx, testShard, 1) == nil })
+	}
+	restart()
+	if err := other.node.Stop(testShard); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes = []*testNode{leader, node}
+	c.must(testShard, "c") // needs its vote
+	c.settled(testShard, 3)
+	eventually(t, "the new replica to lead", func() bool {
+		if at, _, ok := leader.node.Leader(testShard); ok && at == leader.id {
+			_ = leader.node.Transfer(testShard, replacement) // may be refused while another one is under way
+		}
+		at, _, ok := node.node.Leader(testShard)
+		return ok && at == replacement
+	})
+}
+
 func TestReadIndexSeesWhatWasAcknowledgedElsewhere(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	leader := c.found(testShard)

@@ -103,7 +103,8 @@ type Shard struct {
 	// the very first start of a founding member; nil when joining or restarting.
 	Members map[uint64]string
 	// Join is set on the first start of a replica that was added to a running
-	// shard.
+	// shard, or is about to be, and in its Bootstrap… before; it may be set later
+	// too.
 	Join bool
 	// NonVoting is set for a replica that was added by AddNonVoting, at every
 	// start, also after it was made a voter.
