@@ -133,8 +133,8 @@ func (q *partition) openBatch(now time.Time) {
 func (q *partition) closeBatch() {
 	q.p.open.Add(-1)
 	q.queue = append(q.queue, q.open)
+	q.sticky.closed(q.index, q.open.builder.Size())
 	q.open = nil
-	q.sticky.leave(q.index)
 }
 
 // next takes the batch to be numbered next, if one is due. idle says that

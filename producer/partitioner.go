@@ -8,7 +8,8 @@ import "logbroker/internal/murmur2"
 type Partitioner func(topic string, key []byte, partitions int) int32
 
 // Sticky as a Partitioner's answer means: wherever the current batch is being
-// filled. The producer moves to another partition with every batch.
+// filled. The producer moves to another partition with a batch's end, once the
+// partition has got 64 KiB (or a full batch, if that is less), and at once where a request to it failed.
 const Sticky int32 = -1
 
 // DefaultPartitioner is Kafka's: murmur2 of the key, sticky for a nil key.

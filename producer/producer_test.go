@@ -314,7 +314,7 @@ func TestALateReplyOfTheFirstAttemptCounts(t *testing.T) {
 // a batch that is sent again at once goes to the silent one again.
 func TestAfterAnAttemptWithoutAnAnswerTheMetadataIsWaitedFor(t *testing.T) {
 	p := open(t, clienttest.Start(t, 1))
-	q, now := &partition{p: p, topic: "orders"}, time.Now()
+	q, now := &partition{p: p, topic: "orders", sticky: new(sticky)}, time.Now()
 	q.noteFailure(now, client.ErrTimeout, false)
 	if space, want := q.notBefore.Sub(now), p.options.attemptFirst/silenceShare; space < want {
 		t.Errorf("sent again after %v, not %v", space, want)
@@ -327,7 +327,7 @@ func TestDeliveryTimeoutOfWhatWasNeverProposedIsAPlainError(t *testing.T) {
 	b.OnProduce(func(clienttest.Produce) clienttest.Fault {
 		return clienttest.Fault{Refuse: errcode.NotEnoughReplicas}
 	})
-	p := open(t, b, WithDeliveryTimeout(150*time.Millisecond))
+	p := open(t, b, WithDeliveryTimeout(time.Second))
 	_, err := p.Send(within(t), value("orders", "x"))
 	if !errors.Is(err, ErrDeliveryTimeout) || errors.Is(err, ErrUnknownOutcome) || errcode.Of(err) != errcode.NotEnoughReplicas {
 		t.Fatal(err)

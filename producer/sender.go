@@ -90,6 +90,7 @@ func (q *partition) hear(now time.Time) {
 // noteFailure sets the pace of the next round.
 func (q *partition) noteFailure(now time.Time, err error, moved bool) {
 	q.lastErr = err
+	q.sticky.leave(q.index)              // others may have no trouble
 	trusted := q.failures < hintedRounds // not for ever
 	if moved && trusted {
 		return // the reply named a newer leader

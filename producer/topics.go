@@ -27,17 +27,34 @@ type topic struct {
 	lookedAt atomic.Int64
 }
 
-// sticky is the partition that keyless records go to.
+// stickyBytes is how much, uncompressed, a partition gets before the next one's
+// turn, or WithBatchBytes where that is less. Were it a batch, however small, a producer that does not fill batches
+// would send one of a single record to every partition that is idle; staying makes
+// the next batch wait for the ack of the one before, and so gather records.
+const stickyBytes = 64 << 10
+
+// sticky is the partition that keyless records go to. It moves on with closed
+// batches, as soon as one partition has got its share.
+// Source of the idea: KIP-794, strictly uniform sticky partitioner.
 type sticky struct {
+	share int64 // of a partition, in bytes
 	now   atomic.Int32
 	count atomic.Int32 // partitions
+	got   atomic.Int64 // bytes that the partition now has got
 }
 
-// leave moves on if index is the sticky partition: its batch was closed.
+// closed takes in that a batch of size bytes of partition index was closed.
+func (s *sticky) closed(index int32, size int) {
+	if s.now.Load() == index && s.got.Add(int64(size)) >= s.share {
+		s.leave(index)
+	}
+}
+
+// leave moves on if index is the sticky partition.
 func (s *sticky) leave(index int32) {
 	n := s.count.Load()
-	if n > 1 {
-		s.now.CompareAndSwap(index, (index+1+rand.Int32N(n-1))%n)
+	if n > 1 && s.now.CompareAndSwap(index, (index+1+rand.Int32N(n-1))%n) {
+		s.got.Store(0)
 	}
 }
 
@@ -96,7 +113,7 @@ func (p *Producer) adopt(meta *protocol.TopicMetadata, now time.Time) (*topic, e
 	if p.closed.Load() { // Close retires what all() returns, so nothing may come later
 		return nil, ErrClosed
 	}
-	t := &topic{meta: meta, sticky: new(sticky), ratio: new(ratio)}
+	t := &topic{meta: meta, sticky: &sticky{share: int64(min(p.options.batchBytes, stickyBytes))}, ratio: new(ratio)}
 	old := p.topics.byName[meta.Name]
 	if old != nil && old.meta.ID == meta.ID {
 		t.parts, t.sticky, t.ratio = append(t.parts, old.parts...), old.sticky, old.ratio
