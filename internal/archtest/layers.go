@@ -73,9 +73,10 @@ func productLayers() map[string]Rule {
 		},
 		"internal/protocol": {Own: []string{"internal/recordbatch"}, Never: []string{nats, natsServer}},
 		"internal/raftnode": {
-			Own: []string{"internal/storage"}, Third: []string{dragonboat, vfs, "golang.org/x/sys", "github.com/VictoriaMetrics/metrics"},
+			Own: []string{"internal/storage", "internal/raftnode/tanfiles"}, Third: []string{dragonboat, vfs, "golang.org/x/sys", "github.com/VictoriaMetrics/metrics"},
 			Never: []string{nats, natsServer, "logbroker/partitions"},
 		},
+		"internal/raftnode/tanfiles":      {Third: []string{"github.com/lni/dragonboat/v4/raftpb", vfs, "github.com/cespare/xxhash/v2"}},
 		"internal/raftnode/chantransport": {Own: []string{"internal/raftnode"}, Third: []string{dragonboat}},
 		"internal/client":                 {Own: []string{"internal/protocol"}, Third: []string{nats, "github.com/nats-io/nuid"}, Never: neverInClients},
 		"internal/client/clienttest":      {Own: []string{"internal/protocol", "internal/recordbatch", "partitions/producerstate"}, Third: []string{nats, natsServer}},

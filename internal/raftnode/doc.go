@@ -18,6 +18,7 @@
 // endpoint.go, frame.go and transport.go (the TCP port and its wire),
 // transfer.go (leader transfers under load), registry.go (incarnation to
 // address), logstore.go (what stands between dragonboat and the tan log store),
+// check.go (is a replica's log whole, before tan sees it; package tanfiles),
 // fs.go (nothing preallocated, no host name on disk), identity.go (whose
 // directory it is), logger.go, metrics.go. Package chantransport replaces the
 // network in deterministic tests.

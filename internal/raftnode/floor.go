@@ -17,6 +17,9 @@ func (n *Node) AppliedFloor(shard, replica uint64) (uint64, error) {
 		return 0, err
 	}
 	defer n.leave()
+	if err := n.store.check(shard, replica); err != nil {
+		return 0, err
+	}
 	snapshot, err := n.store.GetSnapshot(shard, replica)
 	if err != nil {
 		return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)
@@ -31,12 +34,15 @@ func (n *Node) AppliedFloor(shard, replica uint64) (uint64, error) {
 // of its Raft log, or of its newest snapshot where the log does not reach above
 // that. An entry is durable in the log before the state machine gets it, so a
 // machine that is ahead of LogEnd has lost the end of its log, or all of it.
-// Only for a replica that HasReplica knows.
+// Only for a replica that HasReplica knows. ErrLogDamaged as for CheckLog.
 func (n *Node) LogEnd(shard, replica uint64) (uint64, error) {
 	if err := n.enter(); err != nil {
 		return 0, err
 	}
 	defer n.leave()
+	if err := n.store.check(shard, replica); err != nil {
+		return 0, err
+	}
 	snapshot, err := n.store.GetSnapshot(shard, replica)
 	if err != nil {
 		return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)

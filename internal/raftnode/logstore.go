@@ -45,7 +45,7 @@ func (f *logStoreFactory) Create(c config.NodeHostConfig, busy config.LogDBCallb
 	return f.store, nil
 }
 
-// logStore stands between dragonboat and tan and closes five of tan's holes:
+// logStore stands between dragonboat and tan and closes six of tan's holes:
 //
 //   - A SaveSnapshots or RemoveEntriesTo that rotates the log file while a
 //     SaveRaftState of the same replica is between its write and its sync makes
@@ -64,6 +64,8 @@ func (f *logStoreFactory) Create(c config.NodeHostConfig, busy config.LogDBCallb
 //     on disk. So that is checked; see durable.go.
 //   - Entries above an installed snapshot that contradict it come back after a
 //     restart. So they are recognised and hidden.
+//   - Damage ends the process, or goes unnoticed. So a replica's files are read
+//     before tan gets to see them; see check.go.
 //
 // It also remembers term, vote, commit and last index of every replica, which
 // can be seen nowhere else.
@@ -98,6 +100,12 @@ type replicaLog struct {
 	// durable is how far the state machine would come back; nil where it does not
 	// tell.
 	durable func() uint64
+
+	// checking is held while the files are checked, checked says that they are
+	// whole: see logStore.check.
+	checking sync.Mutex
+	checked  atomic.Bool
+	found    LogTail // set before checked
 }
 
 func (s *logStore) replica(shard, replica uint64) *replicaLog {
@@ -232,7 +240,12 @@ func (s *logStore) RemoveEntriesTo(shard, replica, index uint64) error {
 
 // RemoveNodeData implements raftio.ILogDB.
 func (s *logStore) RemoveNodeData(shard, replica uint64) error {
-	err := s.serially(shard, replica, func() error { return s.ILogDB.RemoveNodeData(shard, replica) })
+	err := s.serially(shard, replica, func() error {
+		if err := s.check(shard, replica); errors.Is(err, ErrLogDamaged) {
+			return s.removeDamaged(shard, replica)
+		}
+		return s.ILogDB.RemoveNodeData(shard, replica)
+	})
 	if err != nil {
 		return s.failed("remove a replica", err)
 	}
@@ -267,8 +280,10 @@ func (s *logStore) serially(shard, replica uint64, write func() error) error {
 // ReadRaftState implements raftio.ILogDB. dragonboat calls it once per start of
 // a replica, with the index of its newest snapshot.
 func (s *logStore) ReadRaftState(shard, replica, snapshotIndex uint64) (raftio.RaftState, error) {
-	dir := filepath.Join(s.tanDir, fmt.Sprintf("node-%d-%d", shard, replica))
-	if err := s.files.syncLogs(dir); err != nil {
+	if err := s.check(shard, replica); err != nil {
+		return raftio.RaftState{}, err
+	}
+	if err := s.files.syncLogs(s.directory(shard, replica)); err != nil {
 		return raftio.RaftState{}, s.failed("sync the log before reading it", err)
 	}
 	state, err := s.ILogDB.ReadRaftState(shard, replica, snapshotIndex)

@@ -189,6 +189,9 @@ func (h *history) check(t *testing.T, s *logStore) {
 	if got := s.status(1, 1); got.Last != h.last || got.Term != h.hard.Term {
 		t.Fatalf("status %+v after the crash, last was %d", got, h.last)
 	}
+	if found, err := s.read(1, 1); err != nil || found != (LogTail{Last: h.last, Term: h.hard.Term, Vote: h.hard.Vote}) {
+		t.Fatalf("the check before found %+v, %v", found, err)
+	}
 	if state.EntryCount > 0 {
 		entries, _, err := s.IterateEntries(nil, 0, 1, 1, state.FirstIndex, h.last+1, 1<<30)
 		if err != nil || uint64(len(entries)) != state.EntryCount {

@@ -285,13 +285,13 @@ func (n *Node) Stop(shard uint64) error {
 // HasReplica reports whether this node's Raft log knows the replica, which is
 // so from its first start until RemoveData. A replica that the metadata calls
 // started and that is not here has lost its log and must never start again
-// under that id.
+// under that id. Whether the log is whole CheckLog says.
 func (n *Node) HasReplica(shard, replica uint64) bool {
 	if n.enter() != nil {
 		return false
 	}
 	defer n.leave()
-	return n.host.HasNodeInfo(shard, replica)
+	return n.store.has(shard, replica)
 }
 
 // BootstrapOnDisk records durably that the replica s with an on-disk state machine
@@ -307,7 +307,7 @@ func (n *Node) bootstrap(s Shard, machine pb.StateMachineType) error {
 		return err
 	}
 	defer n.leave()
-	if n.host.HasNodeInfo(s.ID, s.Replica) {
+	if n.store.has(s.ID, s.Replica) {
 		return nil
 	}
 	record := pb.NewBootstrapInfo(s.Join, machine, s.Members)
