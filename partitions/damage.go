@@ -12,9 +12,9 @@ type Damage struct {
 	Shard, Replica uint64
 	Topic          string
 	Partition      int32
-	// FoundBy is "read" or "scrub".
+	// FoundBy is "read", "scrub" or "start".
 	FoundBy string
-	// Err wraps a *commitlog.DamageError, which names file and place.
+	// Err names the file, and the place in it.
 	Err error
 }
 

@@ -2,8 +2,28 @@ package partitions
 
 import (
 	"io"
+	"maps"
 	"testing"
+
+	"logbroker/internal/raftnode"
 )
+
+// What is decoded is what would be written.
+func FuzzTails(f *testing.F) {
+	f.Add(encodeTails(nil))
+	f.Add(encodeTails(map[ReplicaKey]raftnode.LogTail{{1001, 1}: {Last: 7, Term: 2, Vote: 1}, {1001, 2}: {}}))
+	f.Add([]byte(tailsMagic))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, err := decodeTails(data)
+		if err != nil {
+			return
+		}
+		again, err := decodeTails(encodeTails(all))
+		if err != nil || !maps.Equal(again, all) {
+			t.Fatalf("%v became %v, %v", all, again, err)
+		}
+	})
+}
 
 // A peer's request for segments is answered or refused, whatever it asks for.
 func FuzzServeStream(f *testing.F) {

@@ -24,6 +24,7 @@ type Host struct {
 	options    Options
 	attendants *attendants
 	transfers  *transfers
+	tails      *tails
 
 	// mu guards the fields below. It is not held while a replica starts or stops.
 	mu       sync.RWMutex
@@ -46,6 +47,8 @@ func NewHost(o Options) *Host {
 	h.transfers = newTransfers(h.options.CatchUpBytesPerSecond)
 	h.attendants = newAttendants(&h.options, h.All, h.giveUp)
 	h.sweep()
+	h.tails = openTails(&h.options)
+	h.attendants.background.Go(func() { h.tails.run(h.attendants.ctx) })
 	return h
 }
 
@@ -81,6 +84,7 @@ func (h *Host) Start(s Spec) error {
 	// Published first: leader events may come before StartOnDisk returns.
 	h.publish(&replica{Partition: p, machine: machine})
 	p.run()
+	h.tails.watch(ReplicaKey{Shard: s.Shard, Replica: s.Replica})
 	if err := h.startShard(p, machine); err != nil {
 		p.refuse(StateStopped, nil)
 		p.finish()
@@ -268,6 +272,7 @@ func (h *Host) Close() error {
 	h.attendants.endBackground()
 	err := h.stopAll()
 	h.attendants.wait()
+	h.tails.record()
 	return err
 }
 

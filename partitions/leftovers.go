@@ -24,9 +24,7 @@ func (h *Host) Leftovers() ([]ReplicaKey, error) {
 		return nil, fmt.Errorf("list %s: %w", h.options.Dir, err)
 	}
 	for _, name := range names {
-		var k ReplicaKey
-		n, err := fmt.Sscanf(name, "%d-%d", &k.Shard, &k.Replica)
-		if err == nil && n == 2 && name == k.directory() {
+		if k, ok := replicaDirectory(name); ok {
 			found[k] = true
 		}
 	}
@@ -39,9 +37,7 @@ func (h *Host) Leftovers() ([]ReplicaKey, error) {
 	for k := range found {
 		left = append(left, k)
 	}
-	slices.SortFunc(left, func(a, b ReplicaKey) int {
-		return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Replica, b.Replica))
-	})
+	slices.SortFunc(left, ReplicaKey.compare)
 	return left, nil
 }
 
@@ -61,12 +57,25 @@ func (h *Host) Discard(k ReplicaKey) error {
 // directory is the name of the replica's directory.
 func (k ReplicaKey) directory() string { return fmt.Sprintf("%d-%d", k.Shard, k.Replica) }
 
+// replicaDirectory returns the replica whose directory is called name.
+func replicaDirectory(name string) (k ReplicaKey, ok bool) {
+	n, err := fmt.Sscanf(name, "%d-%d", &k.Shard, &k.Replica)
+	return k, err == nil && n == 2 && name == k.directory()
+}
+
+func (k ReplicaKey) compare(other ReplicaKey) int {
+	return cmp.Or(cmp.Compare(k.Shard, other.Shard), cmp.Compare(k.Replica, other.Replica))
+}
+
 // removeRaftLog deletes what Raft has of a replica that does not run.
 func (h *Host) removeRaftLog(shard, replica uint64) error {
-	if !h.options.Node.HasReplica(shard, replica) {
-		return nil
+	if h.options.Node.HasReplica(shard, replica) {
+		ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+		defer cancel()
+		if err := h.options.Node.RemoveData(ctx, shard, replica); err != nil {
+			return err
+		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
-	defer cancel()
-	return h.options.Node.RemoveData(ctx, shard, replica)
+	h.tails.forget(ReplicaKey{Shard: shard, Replica: replica})
+	return nil
 }

@@ -90,6 +90,11 @@ func (h *Host) prepare(p *Partition) (*openMachine, error) {
 	if p.spec.Restart && !known {
 		return nil, h.quarantine(p, dir, errors.New("the replica is marked as started and its Raft log is gone"))
 	}
+	if known {
+		if err := h.checkRaftLog(p, dir); err != nil {
+			return nil, err
+		}
+	}
 	if !known {
 		if err := h.checkEmpty(dir); err != nil {
 			return nil, err
@@ -103,6 +108,23 @@ func (h *Host) prepare(p *Partition) (*openMachine, error) {
 		return nil, err
 	}
 	return h.openRepaired(p, dir)
+}
+
+// checkRaftLog quarantines a replica whose Raft log is damaged, or ends before
+// what is recorded of it. Both come before Raft and the state machine get to see
+// anything: the one would end the process, the other would bring back a replica
+// that has forgotten what it acknowledged.
+func (h *Host) checkRaftLog(p *Partition, dir string) error {
+	s := p.spec
+	tail, err := h.options.Node.CheckLog(s.Shard, s.Replica)
+	if err == nil {
+		err = h.tails.check(ReplicaKey{Shard: s.Shard, Replica: s.Replica}, tail)
+	}
+	if !errors.Is(err, raftnode.ErrLogDamaged) && !errors.Is(err, errShortened) {
+		return err
+	}
+	p.options.OnDamage(Damage{Shard: s.Shard, Replica: s.Replica, Topic: s.Topic, Partition: s.Partition, FoundBy: "start", Err: err})
+	return h.quarantine(p, dir, err)
 }
 
 // checkEmpty refuses the directory of a new replica that holds anything.

@@ -76,12 +76,12 @@ func (s *logStore) has(shard, replica uint64) bool {
 func (s *logStore) read(shard, replica uint64) (LogTail, error) {
 	r := s.replica(shard, replica)
 	if r.checked.Load() {
-		return r.found, nil
+		return r.tail(), nil
 	}
 	r.checking.Lock()
 	defer r.checking.Unlock()
 	if r.checked.Load() {
-		return r.found, nil
+		return r.tail(), nil
 	}
 	var log tanfiles.Log
 	var err error
@@ -100,6 +100,17 @@ func (s *logStore) read(shard, replica uint64) (LogTail, error) {
 	r.found = LogTail{Last: max(log.Last, log.Snapshot), Term: log.Term, Vote: log.Vote}
 	r.checked.Store(true)
 	return r.found, nil
+}
+
+// tail is how far the log of a replica that was checked reaches: as it was found,
+// or where it has been started since as it is now.
+func (r *replicaLog) tail() LogTail {
+	r.state.Lock()
+	defer r.state.Unlock()
+	if r.last == 0 && pb.IsEmptyState(r.hard) {
+		return r.found
+	}
+	return LogTail{Last: r.last, Term: r.hard.Term, Vote: r.hard.Vote}
 }
 
 // check stands before the first time that tan opens a replica's files.
