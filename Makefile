@@ -151,15 +151,16 @@ SIZE ?= 10GiB
 restart-time:
 	$(GO) test -run=NONE -bench=Restart -benchtime=3x -timeout 30m ./internal/e2e -args -restart.size=$(SIZE)
 
-# Every decoder against bytes nobody wrote, FUZZTIME each. The corpus of a
-# finding goes into the package's testdata.
+# Every decoder against bytes nobody wrote, FUZZTIME each, AT targets at once. The
+# corpus of a finding goes into the package's testdata. Targets that the STATE file
+# names are skipped, and those that are done are added to it.
 FUZZTIME ?= 30s
+AT ?= 1
+fuzz: STATE = bin/fuzz-$(FUZZTIME).txt
 fuzz:
-	grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u | while read dir; do \
-	  for target in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
-	    echo "== $$dir $$target" && $(GO) test -run=NONE -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) $$dir || exit 1; \
-	  done; \
-	done
+	mkdir -p bin
+	grep -rn '^func Fuzz' --include=*_test.go . | sed -E 's,^(.*)/[^/]*:[0-9]+:func (Fuzz[A-Za-z0-9]*).*,\1 \2,' | sort | \
+	  xargs -P$(AT) -L1 tools/fuzz $(FUZZTIME) '$(STATE)'
 
 # The seven leader failures, with one batch and 64 in flight, the leader crashing
 # and stopping, ROUNDS times each; the tests play them three times.
