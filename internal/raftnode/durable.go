@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
@@ -62,6 +63,25 @@ func (s *logStore) checkDurable(shard, replica, index uint64) error {
 			shard, replica, index, d)
 	}
 	return nil
+}
+
+// checkCompaction is checkDurable for entries that are to go. The last entries
+// that a snapshot covers may be some that no machine gets to see (a new leader's
+// first, changes of membership): they may go where the snapshot is recorded and the
+// machine has on disk what it has got of it.
+func (s *logStore) checkCompaction(shard, replica, index uint64) error {
+	above := s.checkDurable(shard, replica, index)
+	if above == nil {
+		return nil
+	}
+	snapshot, err := s.GetSnapshot(shard, replica)
+	if err != nil {
+		return errors.Join(above, err)
+	}
+	if index > snapshot.Index {
+		return above
+	}
+	return s.checkDurable(shard, replica, snapshot.OnDiskIndex)
 }
 
 // checkSnapshot is checkDurable for a snapshot record. One that came from a peer

@@ -10,11 +10,17 @@ import (
 // calmDB takes everything.
 type calmDB struct {
 	raftio.ILogDB
-	calls int
+	calls    int
+	snapshot pb.Snapshot
 }
 
-func (d *calmDB) SaveSnapshots([]pb.Update) error             { d.calls++; return nil }
-func (d *calmDB) RemoveEntriesTo(_, _ uint64, _ uint64) error { d.calls++; return nil }
+func (d *calmDB) SaveSnapshots(u []pb.Update) error {
+	d.calls++
+	d.snapshot = u[0].Snapshot
+	return nil
+}
+func (d *calmDB) GetSnapshot(_, _ uint64) (pb.Snapshot, error) { return d.snapshot, nil }
+func (d *calmDB) RemoveEntriesTo(_, _ uint64, _ uint64) error  { d.calls++; return nil }
 
 func TestTheRaftLogIsNotLetGoAboveWhatTheMachineHasOnDisk(t *testing.T) {
 	db := &calmDB{}
@@ -24,8 +30,8 @@ func TestTheRaftLogIsNotLetGoAboveWhatTheMachineHasOnDisk(t *testing.T) {
 	own := func(shard, index uint64) error {
 		return s.SaveSnapshots([]pb.Update{{ShardID: shard, ReplicaID: 1, Snapshot: pb.Snapshot{Index: index + 2, OnDiskIndex: index, Dummy: true}}})
 	}
-	fromPeer := func(index uint64) error {
-		return s.SaveSnapshots([]pb.Update{{ShardID: 1, ReplicaID: 1, Snapshot: pb.Snapshot{Index: index, OnDiskIndex: index}}})
+	fromPeer := func(index, applied uint64) error {
+		return s.SaveSnapshots([]pb.Update{{ShardID: 1, ReplicaID: 1, Snapshot: pb.Snapshot{Index: index, OnDiskIndex: applied}}})
 	}
 	for _, test := range []struct {
 		name string
@@ -36,7 +42,11 @@ func TestTheRaftLogIsNotLetGoAboveWhatTheMachineHasOnDisk(t *testing.T) {
 		{"an entry above it", func() error { return s.RemoveEntriesTo(1, 1, 101) }, false},
 		{"a snapshot at the marker", func() error { return own(1, 100) }, true},
 		{"a snapshot above it", func() error { return own(1, 101) }, false},
-		{"a snapshot from a peer", func() error { return fromPeer(500) }, true},
+		{"a snapshot from a peer", func() error { return fromPeer(500, 500) }, true},
+		{"the entries below it before the machine has it", func() error { return s.RemoveEntriesTo(1, 1, 500) }, false},
+		{"a snapshot from a peer whose last entries were no commands", func() error { return fromPeer(102, 100) }, true},
+		{"those entries", func() error { return s.RemoveEntriesTo(1, 1, 102) }, true},
+		{"an entry above that", func() error { return s.RemoveEntriesTo(1, 1, 103) }, false},
 		{"a machine that does not tell", func() error { return s.RemoveEntriesTo(2, 1, 500) }, true},
 	} {
 		calls, told := db.calls, fatal

@@ -230,7 +230,7 @@ func (s *logStore) SaveSnapshots(updates []pb.Update) error {
 // RemoveEntriesTo implements raftio.ILogDB.
 func (s *logStore) RemoveEntriesTo(shard, replica, index uint64) error {
 	err := s.serially(shard, replica, func() error {
-		if err := s.checkDurable(shard, replica, index); err != nil {
+		if err := s.checkCompaction(shard, replica, index); err != nil {
 			return err
 		}
 		return s.ILogDB.RemoveEntriesTo(shard, replica, index)
