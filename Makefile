@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss damage proof-binaries failures restart-time fuzz
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss powerloss-memory damage proof-binaries failures restart-time fuzz
 
 all: check
 
@@ -136,6 +136,11 @@ CYCLES ?= 300
 powerloss: STATE = bin/powerloss-$(SEED)-$(CYCLES).json
 powerloss: proof-binaries
 	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state '$(STATE)'
+
+# The same with brokers in one process, whose disks are in memory and forget what
+# was not synced; the tests do it two dozen times.
+powerloss-memory:
+	$(GO) test -count=1 -timeout=2h -run=TestLossOfPowerLosesNothing -v ./internal/failures -args -failures.losses=$(CYCLES) -failures.seed=$(SEED)
 
 # Damage of every file of a node, in every way, on leader and follower: a table.
 damage: proof-binaries

@@ -278,7 +278,7 @@ func (b *Broker) startServing() error {
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
 		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
 		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },
-		NoDeduplication: b.under.NoDeduplication,
+		NoDeduplication: b.under.NoDeduplication, SnapshotBytes: b.under.SnapshotBytes,
 	})
 	b.hostUp.Store(b.host)
 	b.endpoint.HandleStream(b.host.ServeStream)

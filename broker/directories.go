@@ -27,6 +27,9 @@ type Under struct {
 	// NoDeduplication breaks promise 3 (a retry is stored once), so that a check
 	// can be shown to notice.
 	NoDeduplication bool
+	// SnapshotBytes is how many bytes a replica applies between two snapshots. 0: what
+	// is best for a real disk.
+	SnapshotBytes int64
 }
 
 // directories are the node's two directories, locked.

@@ -44,6 +44,11 @@ type Options struct {
 	Tick time.Duration
 	// NoDeduplication breaks the brokers: see broker.Under.
 	NoDeduplication bool
+
+	// configure and under change what the nodes are configured with and stand on;
+	// nil: nothing. For the tests of this package.
+	configure func(*config.Config)
+	under     func(node uint64, u *broker.Under)
 }
 
 // stage is a cluster of three whole brokers in this process. What they stand on
@@ -89,6 +94,9 @@ func newStage(ctx context.Context, o Options) (*stage, error) {
 	for i := range s.nodes {
 		n := &node{id: uint64(i + 1), fs: storage.NewStrictMem()}
 		n.config = nodeConfig(n.id, o.Tick, host)
+		if o.configure != nil {
+			o.configure(&n.config)
+		}
 		var err error
 		if n.route, err = s.wires.listenRoute(n.id); err != nil {
 			return s, err
@@ -103,7 +111,7 @@ func newStage(ctx context.Context, o Options) (*stage, error) {
 		n.config.Cluster.Founders = founders
 		n.broker.Load().SetFounders(founders)
 	}
-	return s, s.startAll(ctx)
+	return s, s.startAll(ctx, s.nodes[:]...)
 }
 
 // ownHost returns an address of loopback that nobody else uses, so that a node
@@ -133,9 +141,11 @@ func nodeConfig(id uint64, tick time.Duration, host string) config.Config {
 
 // make makes a node's broker, which keeps its ports over restarts.
 func (s *stage) make(n *node) error {
-	b, err := broker.New(broker.Options{Config: n.config, Logger: s.options.Logger.With("node", n.id), Under: broker.Under{
-		FS: n.fs, Raft: s.network.Factory(), Route: n.route.addr(), NoDeduplication: s.options.NoDeduplication,
-	}})
+	under := broker.Under{FS: n.fs, Raft: s.network.Factory(), Route: n.route.addr(), NoDeduplication: s.options.NoDeduplication}
+	if s.options.under != nil {
+		s.options.under(n.id, &under)
+	}
+	b, err := broker.New(broker.Options{Config: n.config, Logger: s.options.Logger.With("node", n.id), Under: under})
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.id, err)
 	}
@@ -144,12 +154,13 @@ func (s *stage) make(n *node) error {
 	return nil
 }
 
-func (s *stage) startAll(ctx context.Context) error {
+// startAll starts nodes that are made, at the same time.
+func (s *stage) startAll(ctx context.Context, which ...*node) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	errs := make([]error, nodes)
+	errs := make([]error, len(which))
 	var wg sync.WaitGroup
-	for i, n := range s.nodes {
+	for i, n := range which {
 		wg.Go(func() {
 			if errs[i] = s.start(ctx, n); errs[i] != nil {
 				cancel() // the others would wait for this one
@@ -227,33 +238,58 @@ func (s *stage) await(ctx context.Context, what string, ok func() bool) error {
 	return nil
 }
 
-// crash ends a node as a power cut would: nobody hears from it any more, and
-// what it had not synced is gone.
-func (s *stage) crash(n *node) error {
-	s.rules.set(func(r *rules) { r.silent[n.info.RaftAddr] = true })
-	s.wires.set(func() {
-		s.wires.dead[n.id] = true
-		n.route.target = ""
-	})
-	n.fs.SetIgnoreSyncs(true)
-	s.wires.closeAll(func(p pair) bool { return p.a == n.id || p.b == n.id })
-	err := n.broker.Swap(nil).Kill()
-	n.fs.ResetToSyncedState()
-	n.fs.SetIgnoreSyncs(false)
-	return err
+// crash ends nodes as a power cut would: nobody hears from them any more, and
+// what they had not synced is gone.
+func (s *stage) crash(which ...*node) error {
+	s.cutPower(which...)
+	return s.fall(which...)
 }
 
-// restart starts a node that crashed from what its disk has.
-func (s *stage) restart(ctx context.Context, n *node) error {
-	s.rules.set(func(r *rules) { delete(r.silent, n.info.RaftAddr) })
-	s.wires.set(func() {
-		delete(s.wires.dead, n.id)
-		s.eachOther(n, func(p pair) { delete(s.wires.apart, p) })
-	})
-	if err := s.make(n); err != nil {
-		return err
+// cutPower is the moment of a crash. Any goroutine may call it, also one that is
+// about to write or sync a file. First nothing goes out any more, then nothing gets
+// to the disk: the other way round a node could say that it has what it has not.
+func (s *stage) cutPower(which ...*node) {
+	for _, n := range which {
+		s.rules.set(func(r *rules) { r.silent[n.info.RaftAddr] = true })
+		s.wires.set(func() {
+			s.wires.dead[n.id] = true
+			n.route.target = ""
+		})
+		s.wires.closeAll(func(p pair) bool { return p.a == n.id || p.b == n.id })
 	}
-	return s.start(ctx, n)
+	for _, n := range which {
+		n.fs.SetIgnoreSyncs(true)
+	}
+}
+
+// fall ends the brokers of nodes without power.
+func (s *stage) fall(which ...*node) error {
+	errs := make([]error, len(which))
+	var wg sync.WaitGroup
+	for i, n := range which {
+		wg.Go(func() {
+			errs[i] = n.broker.Swap(nil).Kill()
+			n.fs.ResetToSyncedState()
+			n.fs.SetIgnoreSyncs(false)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// restart starts nodes that crashed from what their disks have.
+func (s *stage) restart(ctx context.Context, which ...*node) error {
+	for _, n := range which {
+		s.rules.set(func(r *rules) { delete(r.silent, n.info.RaftAddr) })
+		s.wires.set(func() {
+			delete(s.wires.dead, n.id)
+			s.eachOther(n, func(p pair) { delete(s.wires.apart, p) })
+		})
+		if err := s.make(n); err != nil {
+			return err
+		}
+	}
+	return s.startAll(ctx, which...)
 }
 
 // stop makes a node stand still: nothing goes in or out. resume lets it go on,

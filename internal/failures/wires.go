@@ -115,7 +115,15 @@ func (w *wires) dial(client uint64) func(network, address string) (net.Conn, err
 		if err != nil {
 			return nil, err
 		}
-		return w.add(c, p), nil
+		out := w.add(c, p)
+		w.mu.Lock()
+		open = w.reaches(p)
+		w.mu.Unlock()
+		if !open { // since it was looked at
+			_ = out.Close() // nothing was written to it
+			return nil, fmt.Errorf("%s: %w", address, errUnreachable)
+		}
+		return out, nil
 	}
 }
 
