@@ -165,9 +165,9 @@ func (b *Broker) Start(ctx context.Context) error {
 		{"opening the HTTP port", func(context.Context) error { return b.startHTTP() }},
 		{"waiting for the cluster to be founded", func(ctx context.Context) error { return b.startFounding(ctx, background, giveUp) }},
 		{"opening the Raft log", func(context.Context) error { return b.startRaft() }},
-		{"waiting for the metadata", b.startMetadata},
+		{"waiting for the metadata", func(ctx context.Context) error { return b.startMetadata(ctx, background) }},
 		{"opening the client port", func(context.Context) error { return b.startServing() }},
-		{"starting the group coordinators", func(context.Context) error { return b.startGroups() }},
+		{"starting the group coordinators", func(context.Context) error { return b.startGroups(background) }},
 		{"registering the node", b.register},
 	} {
 		b.notReady(step.name)
@@ -240,6 +240,9 @@ func (b *Broker) startFounding(ctx, background context.Context, giveUp context.C
 func (b *Broker) startRaft() (err error) {
 	id := b.founding.identity()
 	b.store = metadata.NewStore(metadata.Options{Logger: b.logger})
+	if err := raftnode.SetAside(b.dirs.fs, b.dirs.raft, id.retired()); err != nil {
+		return err
+	}
 	b.raft, err = raftnode.Open(b.endpoint, raftnode.Options{
 		Dir: b.dirs.raft, FS: b.dirs.fs, Transport: b.under.Raft, Advertise: b.RaftAddr(), NodeID: id.NodeID, Incarnation: id.Incarnation, DeploymentID: deploymentID(id.ClusterID),
 		RTT: b.config.Raft.RTT, ElectionRTT: b.config.Raft.ElectionRTT, HeartbeatRTT: b.config.Raft.HeartbeatRTT,

@@ -10,6 +10,7 @@ import (
 	"logbroker/broker/handler"
 	"logbroker/broker/placement"
 	"logbroker/internal/errcode"
+	"logbroker/internal/raftnode"
 	"logbroker/partitions"
 )
 
@@ -42,7 +43,7 @@ func (c coordinators) Status(shard uint64) (handler.RaftState, bool) {
 		return handler.RaftState{}, false
 	}
 	return handler.RaftState{
-		Shard: shard, Replica: s.Replica, State: partitions.StateRunning, Role: s.Role, Term: s.Term, Leader: s.Leader,
+		Shard: shard, Replica: s.Replica, State: partitions.StateRunning, Role: s.Role, Term: s.Term, Leader: raftnode.NodeOf(s.Leader),
 		Last: s.Last, Commit: s.Commit, Applied: s.Applied, Serving: slices.Contains(c.b.groups.Serving(), shard),
 	}, true
 }
@@ -53,16 +54,20 @@ func (c coordinators) Status(shard uint64) (handler.RaftState, bool) {
 func (c coordinators) Transfer(ctx context.Context, shard, to uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, coordinatorMoveMax)
 	defer cancel()
-	if s, _ := c.b.raft.Status(shard); s.Leader != c.b.config.Cluster.NodeID {
+	if s, _ := c.b.raft.Status(shard); raftnode.NodeOf(s.Leader) != c.b.config.Cluster.NodeID {
 		return errcode.New(errcode.NotLeaderOrFollower, "this node does not lead %s; ask the one that does", shardName(shard))
 	}
-	if err := c.b.raft.Transfer(shard, to); err != nil {
+	replica, err := c.b.voterOn(ctx, shard, to)
+	if err != nil {
+		return errcode.New(errcode.LeaderNotAvailable, "node %d cannot take over now: %v; try again in a moment", to, err)
+	}
+	if err := c.b.raft.Transfer(shard, replica); err != nil {
 		return err
 	}
 	tick := time.NewTicker(coordinatorMoveCheck)
 	defer tick.Stop()
 	for {
-		if leader, _, ok := c.b.raft.Leader(shard); ok && leader != c.b.config.Cluster.NodeID {
+		if leader, _, ok := c.b.raft.Leader(shard); ok && raftnode.NodeOf(leader) != c.b.config.Cluster.NodeID {
 			return nil
 		}
 		select {

@@ -28,7 +28,8 @@ import (
 // incarnation, the caller's directory was lost and it must not vote again.
 //
 // A later node sends join to a seed instead, which adds it as a non-voting
-// replica of the metadata shard.
+// replica of the metadata shard. A node whose log of a shard in memory is lost
+// sends replace; see renew.go.
 
 const (
 	handshakeVersion  = 1
@@ -43,6 +44,8 @@ const (
 	kindHello = "hello" // who are you, and do you know me?
 	kindFound = "found" // here is the founding record: write it down
 	kindJoin  = "join"  // add me as a later node
+	// kindReplace: my log of a shard is lost, give me a new replica.
+	kindReplace = "replace"
 )
 
 // How a founded node knows the caller.
@@ -61,6 +64,8 @@ type handshake struct {
 	From        member   `json:"from"`
 	ClusterID   string   `json:"cluster_id,omitempty"`
 	Founders    []member `json:"founders,omitempty"`
+	// Replace is given with kindReplace.
+	Replace *replaceRequest `json:"replace,omitempty"`
 }
 
 type handshakeReply struct {
@@ -71,6 +76,10 @@ type handshakeReply struct {
 	ClusterID   string   `json:"cluster_id,omitempty"`
 	Founders    []member `json:"founders,omitempty"`
 	Known       string   `json:"known,omitempty"`
+	// Replica and Later answer kindReplace: the id of the new replica, or why to
+	// ask again.
+	Replica uint64 `json:"replica,omitempty"`
+	Later   string `json:"later,omitempty"`
 }
 
 // errRefused is a handshake that failed for a reason that waiting does not cure.
@@ -97,6 +106,8 @@ type founding struct {
 	admit func(ctx context.Context, m member) error
 	// known tells how the metadata image knows a node; nil until it is loaded.
 	known func(nodeID uint64) (incarnation string, ok bool)
+	// renew gives a node a new replica; nil until this node's metadata is loaded.
+	renew func(ctx context.Context, m member, r replaceRequest) (replica uint64, err error)
 }
 
 func (f *founding) identity() identity {
@@ -301,7 +312,7 @@ func (f *founding) serve(ctx context.Context, raw []byte) ([]byte, error) {
 	var request handshake
 	if err := json.Unmarshal(raw, &request); err != nil {
 		reply.Error = "not a logbroker handshake"
-	} else if err := f.answer(ctx, request); err != nil {
+	} else if err := f.answer(ctx, request, &reply); err != nil {
 		reply.Error = err.Error()
 	}
 	id := f.identity()
@@ -320,7 +331,7 @@ func (f *founding) serve(ctx context.Context, raw []byte) ([]byte, error) {
 	return json.Marshal(reply)
 }
 
-func (f *founding) answer(ctx context.Context, request handshake) error {
+func (f *founding) answer(ctx context.Context, request handshake, reply *handshakeReply) error {
 	id := f.identity()
 	if request.Version != handshakeVersion {
 		return fmt.Errorf("handshake version %d; this node speaks %d", request.Version, handshakeVersion)
@@ -339,6 +350,8 @@ func (f *founding) answer(ctx context.Context, request handshake) error {
 		return f.takeRecord(request)
 	case kindJoin:
 		return f.takeIn(ctx, id, request.From)
+	case kindReplace:
+		return f.giveReplica(ctx, id, request, reply)
 	default:
 		return fmt.Errorf("unknown handshake %q", request.Kind)
 	}
@@ -397,10 +410,12 @@ func sameOrOther(a, b string) string {
 }
 
 // serveImage lets handshakes be answered from the metadata once it is loaded.
-func (f *founding) serveImage(known func(uint64) (string, bool), admit func(context.Context, member) error) {
+func (f *founding) serveImage(known func(uint64) (string, bool), admit func(context.Context, member) error,
+	renew func(context.Context, member, replaceRequest) (uint64, error),
+) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.known, f.admit = known, admit
+	f.known, f.admit, f.renew = known, admit, renew
 }
 
 // started records that the metadata replica's log is about to be written.

@@ -244,7 +244,7 @@ func TestALaterNodeJoinsThroughASeed(t *testing.T) {
 	seed.serveImage(func(uint64) (string, bool) { return "", false }, func(_ context.Context, m member) error {
 		admitted = append(admitted, m)
 		return nil
-	})
+	}, nil)
 	later := w.node(t, 4, "d", "")
 	if err := later.run(t.Context(), []string{"nobody", "a"}); err != nil {
 		t.Fatal(err)
@@ -256,7 +256,7 @@ func TestALaterNodeJoinsThroughASeed(t *testing.T) {
 	if err := w.node(t, 4, "e", "").run(t.Context(), []string{"a"}); err != nil {
 		t.Fatalf("unknown to the image, so it is taken in: %v", err)
 	}
-	seed.serveImage(func(uint64) (string, bool) { return id.Incarnation, true }, seed.admit)
+	seed.serveImage(func(uint64) (string, bool) { return id.Incarnation, true }, seed.admit, nil)
 	if err := w.node(t, 4, "f", "").run(t.Context(), []string{"a"}); !errors.Is(err, errRefused) {
 		t.Fatalf("node id 4 was taken twice: %v", err)
 	}

@@ -13,9 +13,14 @@ import (
 	"logbroker/internal/storage"
 )
 
-// identityFormat is the version of the data directory's layout. A directory
-// with a higher one was written by a newer logbroker and is refused.
-const identityFormat = 1
+// identityFormat is the newest version of the data directory's layout. A directory
+// with a higher one was written by a newer logbroker and is refused. A directory
+// is of firstFormat until it has a replacement: who does not know of those would
+// start what must never start again.
+const (
+	firstFormat    = 1
+	identityFormat = 2
+)
 
 // identityFile holds a node's identity, once in data_dir and once in raft_dir.
 const identityFile = "node.json"
@@ -60,6 +65,10 @@ type identity struct {
 	// id. They only rise.
 	MetadataApplied uint64            `json:"metadata_applied"`
 	GroupsApplied   map[uint64]uint64 `json:"groups_applied,omitempty"`
+	// Replaced holds, by shard id, the replicas of the metadata and of the
+	// coordinator shards that stand in the place of ones whose log was lost. What
+	// is said above holds for the shards that are not in it.
+	Replaced map[uint64]replacement `json:"replaced,omitempty"`
 }
 
 // members returns the founders as the first members of a shard.
@@ -73,6 +82,9 @@ func (id *identity) members() map[uint64]string {
 
 // reached returns the index that the log of shard is recorded to have reached.
 func (id *identity) reached(shard uint64) uint64 {
+	if r, replaced := id.Replaced[shard]; replaced {
+		return r.Reached
+	}
 	if shard == metadata.ShardID {
 		return id.MetadataApplied
 	}
@@ -80,26 +92,40 @@ func (id *identity) reached(shard uint64) uint64 {
 }
 
 // raise records that logs reach as far as indexes says, and reports whether that
-// is further than what was recorded. The map is replaced, never written: copies
-// of id share it.
+// is further than what was recorded. Maps are replaced, never written: copies of
+// id share them.
 func (id *identity) raise(indexes map[uint64]uint64) (further bool) {
-	applied := make(map[uint64]uint64, len(indexes))
-	maps.Copy(applied, id.GroupsApplied)
 	for shard, index := range indexes {
 		if index <= id.reached(shard) {
 			continue
 		}
 		further = true
-		if shard == metadata.ShardID {
-			id.MetadataApplied = index
+		if r, replaced := id.Replaced[shard]; replaced {
+			r.Reached = index
+			id.replace(shard, r)
 		} else {
-			applied[shard] = index
+			id.raiseFirst(shard, index)
 		}
 	}
-	if further && len(applied) > 0 {
-		id.GroupsApplied = applied
-	}
 	return further
+}
+
+// raiseFirst records how far the log of a node's first replica of shard reaches.
+func (id *identity) raiseFirst(shard, index uint64) {
+	switch {
+	case shard == metadata.ShardID:
+		id.MetadataApplied = max(id.MetadataApplied, index)
+	case index > id.GroupsApplied[shard]:
+		id.GroupsApplied = with(id.GroupsApplied, shard, index)
+	}
+}
+
+// with returns m with one more entry. m itself stays.
+func with[V any](m map[uint64]V, shard uint64, v V) map[uint64]V {
+	out := make(map[uint64]V, len(m)+1)
+	maps.Copy(out, m)
+	out[shard] = v
+	return out
 }
 
 // identityStore keeps the two copies of an identity.
@@ -125,6 +151,11 @@ func openIdentity(dirs directories, clusterName string, nodeID uint64) (*identit
 	if data == nil && raft == nil {
 		return s, s.create(clusterName, nodeID)
 	}
+	if raft == nil && data.ClusterID != "" {
+		if err := mayLoseRaftDir(fs, data, raftDir); err != nil {
+			return nil, err
+		}
+	}
 	if s.id, err = reconcileCopies(data, raft, dataDir, raftDir); err != nil {
 		return nil, err
 	}
@@ -144,7 +175,7 @@ func (s *identityStore) create(clusterName string, nodeID uint64) error {
 			return fmt.Errorf("directory %s holds %q but no %s: it is no data directory of logbroker; name an empty one", dir, name, identityFile)
 		}
 	}
-	s.id = identity{Format: identityFormat, ClusterName: clusterName, NodeID: nodeID, Incarnation: uuid.NewString()}
+	s.id = identity{Format: firstFormat, ClusterName: clusterName, NodeID: nodeID, Incarnation: uuid.NewString()}
 	return s.write()
 }
 
@@ -156,7 +187,7 @@ func foreignFile(fs storage.FS, dir, raftDir string) (string, error) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		fresh := name == lockFile || name == "lost+found" || filepath.Join(dir, name) == filepath.Clean(raftDir)
+		fresh := name == lockFile || name == identityFile+storage.TmpSuffix() || name == "lost+found" || filepath.Join(dir, name) == filepath.Clean(raftDir)
 		if !fresh {
 			return name, nil
 		}
@@ -168,11 +199,8 @@ func foreignFile(fs storage.FS, dir, raftDir string) (string, error) {
 // other by one write, because a crash can fall between the two.
 func reconcileCopies(data, raft *identity, dataDir, raftDir string) (identity, error) {
 	switch {
-	case raft == nil && data.ClusterID == "":
-		return *data, nil // crashed between the first two writes
 	case raft == nil:
-		return identity{}, fmt.Errorf("the Raft directory %s of node %d is empty or gone: without its Raft log this node must not vote again; "+
-			"give it an empty data_dir and a node_id that was never used, and join it through cluster.seeds", raftDir, data.NodeID)
+		return *data, nil // crashed between the first two writes, or lost: every log is missing
 	case data == nil:
 		return identity{}, fmt.Errorf("the data directory %s is empty, but %s holds the Raft log of node %d: put the data directory back, "+
 			"or empty both and use a node_id that was never used", dataDir, raftDir, raft.NodeID)
@@ -196,8 +224,13 @@ func mergeCopies(a, b *identity) identity {
 	}
 	id.MetadataStarted = a.MetadataStarted || b.MetadataStarted
 	id.GroupsStarted = a.GroupsStarted || b.GroupsStarted
-	id.raise(b.GroupsApplied)
-	id.raise(map[uint64]uint64{metadata.ShardID: b.MetadataApplied})
+	id.raiseFirst(metadata.ShardID, b.MetadataApplied)
+	for shard, index := range b.GroupsApplied {
+		id.raiseFirst(shard, index)
+	}
+	for shard, r := range b.Replaced {
+		id.replace(shard, r.merge(id.Replaced[shard]))
+	}
 	return id
 }
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"logbroker/broker/handler"
@@ -16,36 +17,52 @@ import (
 const metadataSnapshotEntries = 2048
 
 // startMetadata starts the metadata replica and returns when the image is at
-// least as new as this start.
-func (b *Broker) startMetadata(ctx context.Context) error {
+// least as new as this start. Until background ends a replica that was replaced
+// is given its vote back.
+func (b *Broker) startMetadata(ctx, background context.Context) error {
 	id := b.founding.identity()
 	shard := raftnode.Shard{
-		ID: metadata.ShardID, Replica: id.NodeID, NonVoting: id.Joined,
+		ID: metadata.ShardID, Replica: id.replica(metadata.ShardID), NonVoting: id.Joined,
 		SnapshotEntries: metadataSnapshotEntries, CompactionOverhead: metadataSnapshotEntries / 4,
+	}
+	b.store.Attach(b.raft)
+	start := func(s raftnode.Shard) error { return b.raft.StartInMemory(s, b.store.StateMachine) }
+	if err := b.runMetadata(ctx, id, shard, start); err != nil {
+		return err
+	}
+	if err := b.firstBarrier(ctx, id); err != nil {
+		return err
+	}
+	b.founding.serveImage(b.knownIncarnation, b.admit, b.renew)
+	if id.Joined {
+		return nil
+	}
+	b.running.Go(func() { b.promote(background, metadata.ShardID) })
+	return b.store.Found(ctx, metadata.Founding{
+		ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults(), GroupShards: b.config.Groups.CoordinatorShards,
+	})
+}
+
+// runMetadata starts the replica that shard says, or one in its place where its
+// log is lost.
+func (b *Broker) runMetadata(ctx context.Context, id identity, shard raftnode.Shard, start func(raftnode.Shard) error) error {
+	again := b.replacer(start, func(reason string) { b.notReady(reason) })
+	if _, replaced := id.Replaced[shard.ID]; replaced {
+		return again.run(ctx, shard, nil)
 	}
 	if id.Joined {
 		shard.Join = !id.MetadataStarted
 	} else if !id.MetadataStarted {
 		shard.Members = id.members()
 	}
-	b.store.Attach(b.raft)
-	start := &memoryShards{
-		shards: []raftnode.Shard{shard}, started: id.MetadataStarted, reached: id.reached, mark: b.founding.started, raftDir: b.dirs.raft,
-		start: func(s raftnode.Shard) error { return b.raft.StartInMemory(s, b.store.StateMachine) },
+	first := &memoryShards{
+		shards: []raftnode.Shard{shard}, started: id.MetadataStarted, reached: id.reached, mark: b.founding.started, raftDir: b.dirs.raft, start: start,
 	}
-	if err := start.run(b.raft); err != nil {
+	lost, err := first.run(b.raft)
+	if err != nil || len(lost) == 0 {
 		return err
 	}
-	if err := b.firstBarrier(ctx, id); err != nil {
-		return err
-	}
-	b.founding.serveImage(b.knownIncarnation, b.admit)
-	if id.Joined {
-		return nil
-	}
-	return b.store.Found(ctx, metadata.Founding{
-		ClusterID: id.ClusterID, ClusterName: id.ClusterName, Defaults: b.topicDefaults(), GroupShards: b.config.Groups.CoordinatorShards,
-	})
+	return again.run(ctx, shard, lost[0].why)
 }
 
 // firstBarrier returns when the image is at least as new as this start. A later
@@ -85,13 +102,10 @@ func (b *Broker) admit(ctx context.Context, m member) error {
 	if err != nil {
 		return fmt.Errorf("the metadata shard does not answer: %w", err)
 	}
-	if incarnation, ok := members.NonVoters[m.NodeID]; ok && incarnation == m.Incarnation {
+	if len(replicasOf(members.NonVoters, m)) > 0 {
 		return nil
 	}
-	_, votes := members.Voters[m.NodeID]
-	_, follows := members.NonVoters[m.NodeID]
-	_, gone := members.Removed[m.NodeID]
-	if votes || follows || gone {
+	if slices.ContainsFunc(everGiven(members), func(replica uint64) bool { return raftnode.NodeOf(replica) == m.NodeID }) {
 		return fmt.Errorf("node id %d was used before: use a cluster.node_id that was never used", m.NodeID)
 	}
 	return b.raft.AddNonVoting(ctx, metadata.ShardID, m.NodeID, m.Incarnation)
@@ -104,7 +118,7 @@ func (b *Broker) metadataRaft() (handler.RaftState, bool) {
 		return handler.RaftState{}, false
 	}
 	return handler.RaftState{
-		Shard: metadata.ShardID, Replica: s.Replica, State: "running", Role: s.Role, Term: s.Term, Leader: s.Leader,
+		Shard: metadata.ShardID, Replica: s.Replica, State: "running", Role: s.Role, Term: s.Term, Leader: raftnode.NodeOf(s.Leader),
 		Last: s.Last, Commit: s.Commit, Applied: b.store.Image().Index,
 	}, true
 }

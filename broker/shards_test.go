@@ -47,7 +47,7 @@ func (d *memoryDisk) BootstrapInMemory(s raftnode.Shard) error {
 }
 
 // start is one start of the node, with so many steps to its crash.
-func (d *memoryDisk) start(steps int) error {
+func (d *memoryDisk) start(steps int) (lost []lostLog, err error) {
 	d.steps = steps
 	m := &memoryShards{
 		shards: []raftnode.Shard{{ID: 2, Replica: 1}, {ID: 3, Replica: 1}}, started: d.marked,
@@ -89,25 +89,159 @@ func TestACrashAnywhereInTheFirstStartLetsNoLostLogVote(t *testing.T) {
 		for crashAt := range allSteps + 1 {
 			t.Run(fmt.Sprintf("%s after step %d", name, crashAt), func(t *testing.T) {
 				d := &memoryDisk{ends: map[uint64]uint64{}, reached: map[uint64]uint64{}, voted: map[uint64]bool{}}
-				if err := d.start(crashAt); (err == nil) != (crashAt >= allSteps) {
-					t.Fatalf("the first start with %d steps: %v", crashAt, err)
+				if lost, err := d.start(crashAt); (err == nil) != (crashAt >= allSteps) || len(lost) > 0 {
+					t.Fatalf("the first start with %d steps: %v, %v", crashAt, lost, err)
 				}
 				voted, length := d.voted[3], d.ends[3]
 				_, known := d.ends[3]
 				lose(d)
 				_, left := d.ends[3]
 				lost := voted && d.ends[3] < length && (!left || d.reached[3] > 0)
-				err := d.start(100)
-				if lost && (err == nil || !strings.Contains(err.Error(), "must not vote")) {
-					t.Fatalf("a log that had voted and was lost: %v", err)
+				delete(d.voted, 3)
+				found, err := d.start(100)
+				if err != nil || lost && (len(found) != 1 || found[0].shard.ID != 3 || d.voted[3]) {
+					t.Fatalf("a log that had voted and was lost: found %v, voted %v, %v", found, d.voted[3], err)
 				}
-				// What was known and marked and has not voted is refused as well: the
-				// mark is all there is to tell.
-				if gone := d.marked && known && !left; !lost && !gone && err != nil {
-					t.Fatalf("nothing was forgotten, and yet: %v", err)
+				// What was known and marked and has not voted is lost as well: the mark is
+				// all there is to tell.
+				if gone := d.marked && known && !left; !lost && !gone && len(found) > 0 {
+					t.Fatalf("nothing was forgotten, and yet: %v", found)
 				}
 			})
 		}
+	}
+}
+
+// replacedDisk is what a node has on its disk of one shard whose log is lost, the
+// cluster that it asks, and how many more steps its process makes.
+type replacedDisk struct {
+	memoryDisk
+	r          replacement
+	logs       map[uint64]uint64 // replica → end of its log
+	ran        []uint64
+	voter      uint64 // its replica that the cluster counts as a voter
+	newcomer   uint64 // its replica without a vote
+	everGiven  []uint64
+	noMajority bool
+}
+
+func (d *replacedDisk) HasReplica(_, replica uint64) bool { _, ok := d.logs[replica]; return ok }
+
+func (d *replacedDisk) LogEnd(_, replica uint64) (uint64, error) { return d.logs[replica], nil }
+
+func (d *replacedDisk) BootstrapInMemory(s raftnode.Shard) error {
+	if _, ok := d.logs[s.Replica]; !ok {
+		d.logs[s.Replica] = 0
+	}
+	return d.step()
+}
+
+func (d *replacedDisk) replacement(uint64) (replacement, bool) { return d.r, d.r.Retired > 0 }
+
+func (d *replacedDisk) retire(_, replica uint64) error {
+	return d.durably(func() { d.r = replacement{Retired: replica} })
+}
+
+func (d *replacedDisk) given(_, replica uint64) error {
+	return d.durably(func() { d.r.Replica = replica })
+}
+
+func (d *replacedDisk) replacementStarted(uint64) error {
+	return d.durably(func() { d.r.Started = true })
+}
+
+func (d *replacedDisk) durably(write func()) error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	write()
+	return d.step()
+}
+
+// ask is the cluster's side, as Broker.renew does it.
+func (d *replacedDisk) ask(_ context.Context, r replaceRequest) (uint64, error) {
+	if d.noMajority {
+		return 0, errors.New("no majority")
+	}
+	if err := d.step(); err != nil || r.Probe {
+		return 0, err
+	}
+	if d.voter <= r.Retired {
+		d.voter = 0
+	}
+	if d.newcomer <= r.Retired {
+		id, err := raftnode.NextReplica(1, append(d.everGiven, r.Retired)...)
+		if err != nil {
+			return 0, err
+		}
+		d.newcomer, d.everGiven = id, append(d.everGiven, id)
+	}
+	return d.newcomer, d.step()
+}
+
+// start is one start of the node.
+func (d *replacedDisk) start(t *testing.T, steps int) error {
+	d.steps = steps
+	p := &replacer{
+		raft: d, ids: d, ask: d.ask, lost: func(raftnode.Shard, error) {}, replaceable: true,
+		start: func(s raftnode.Shard) error {
+			if !s.NonVoting || s.Members != nil || s.Replica <= d.r.Retired || s.Replica != d.newcomer {
+				t.Errorf("started as %+v, retired %d, added %d", s, d.r.Retired, d.newcomer)
+			}
+			d.ran = append(d.ran, s.Replica)
+			d.logs[s.Replica] += 10
+			d.r.Reached = d.logs[s.Replica]
+			return nil
+		},
+	}
+	s := raftnode.Shard{ID: 1, Replica: 1, Members: map[uint64]string{1: "a"}}
+	var why error
+	if d.r.Retired == 0 {
+		why = errors.New("gone")
+	} else {
+		s.Replica = d.r.Replica
+	}
+	return p.run(context.Background(), s, why)
+}
+
+// Wherever a replacement ends, the next start goes on with it; the lost replica
+// is out of the cluster before its successor runs, and only one successor is given.
+// Where that one's log is lost it is replaced in its turn.
+func TestACrashAnywhereInAReplacementIsGoneOnWith(t *testing.T) {
+	for crashAt := range 20 {
+		d := &replacedDisk{logs: map[uint64]uint64{}, voter: 1}
+		finished := d.start(t, crashAt) == nil
+		if !finished {
+			if err := d.start(t, 100); err != nil {
+				t.Fatalf("after a crash at step %d: %v", crashAt, err)
+			}
+		}
+		if len(d.everGiven) != 1 || d.voter != 0 || len(d.ran) != 1 || d.ran[0] != d.everGiven[0] {
+			t.Fatalf("after a crash at step %d: given %v, ran %v, voter %d", crashAt, d.everGiven, d.ran, d.voter)
+		}
+		if crashAt == 0 && finished || crashAt == 19 && !finished {
+			t.Fatalf("with %d steps finished is %v", crashAt, finished)
+		}
+		for i, lose := range []func(){func() {}, func() { delete(d.logs, d.r.Replica) }, func() { d.logs[d.r.Replica] = 1 }} {
+			lose()
+			if err := d.start(t, 100); err != nil {
+				t.Fatal(err)
+			}
+			if want := 1 + i; len(d.everGiven) != want {
+				t.Fatalf("%d replicas were given after %d losses", len(d.everGiven), i)
+			}
+		}
+	}
+}
+
+// Where no majority answers nothing is retired: the log may come back.
+func TestNothingIsRetiredBeforeAMajorityAnswers(t *testing.T) {
+	d := &replacedDisk{logs: map[uint64]uint64{}, voter: 1, noMajority: true}
+	if err := d.start(t, 100); err == nil || !strings.Contains(err.Error(), "gone") || !strings.Contains(err.Error(), "no majority") {
+		t.Fatalf("error %v does not say what is lost and why it waits", err)
+	}
+	if d.r.Retired != 0 || d.voter != 1 || len(d.ran) > 0 {
+		t.Fatalf("%+v", d)
 	}
 }
 
@@ -215,7 +349,7 @@ func TestACrashBetweenBootstrapAndMarkHeals(t *testing.T) {
 	for shard := range uint64(3) {
 		m.shards = append(m.shards, raftnode.Shard{ID: shard + 1, Replica: 1, Members: id.members()})
 	}
-	if err := m.run(b.raft); !errors.Is(err, errCrash) {
+	if _, err := m.run(b.raft); !errors.Is(err, errCrash) {
 		t.Fatal(err)
 	}
 	mustAll(t, b.Stop(t.Context()))

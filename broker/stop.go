@@ -13,6 +13,9 @@ import (
 const (
 	// handoverTimeout bounds the moving away of all leaderships.
 	handoverTimeout = 5 * time.Second
+	// handOverShardsTimeout bounds the search for who takes the metadata and the
+	// groups over.
+	handOverShardsTimeout = time.Second
 	// handoverParallel is how many leaderships are moved at once.
 	handoverParallel = 16
 	// successorCheck is how often a hand-over looks if its target is still alive.
@@ -95,8 +98,7 @@ func (b *Broker) handOver(ctx context.Context) {
 			b.handOverOne(ctx, p)
 		})
 	}
-	b.handOverMetadata()
-	b.handOverGroups()
+	b.handOverShards(ctx)
 	wg.Wait()
 	if moved > 0 {
 		b.logger.Info("leaderships moved away", "count", moved, "took", time.Since(began).Round(time.Millisecond).String())
@@ -165,18 +167,36 @@ func (b *Broker) successor(p *partitions.Partition) (uint64, bool) {
 	return 0, false
 }
 
+// handOverShards moves what is no partition. Who else votes there is known soon
+// or not at all.
+func (b *Broker) handOverShards(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handOverShardsTimeout)
+	defer cancel()
+	b.handOverMetadata(ctx)
+	b.handOverGroups(ctx)
+}
+
 // handOverMetadata asks a living founder to lead the metadata shard. Nobody
 // waits for it: an election is the fall-back.
-func (b *Broker) handOverMetadata() {
+func (b *Broker) handOverMetadata(ctx context.Context) {
 	if !b.store.IsLeader() {
 		return
 	}
 	for _, m := range b.founding.identity().Founders {
 		if m.NodeID != b.config.Cluster.NodeID && b.alive(m.NodeID) {
-			if err := b.raft.Transfer(metadata.ShardID, m.NodeID); err != nil {
+			if err := b.transferTo(ctx, metadata.ShardID, m.NodeID); err != nil {
 				b.logger.Debug("metadata leadership did not move", "err", err)
 			}
 			return
 		}
 	}
+}
+
+// transferTo asks for a shard that this node leads to be led by another node.
+func (b *Broker) transferTo(ctx context.Context, shard, node uint64) error {
+	replica, err := b.voterOn(ctx, shard, node)
+	if err != nil {
+		return err
+	}
+	return b.raft.Transfer(shard, replica)
 }

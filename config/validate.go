@@ -49,6 +49,7 @@ func (v *validator) built(ok bool, key, text string) {
 func (c Config) validateCluster(v *validator) {
 	v.check(c.Cluster.Name != "", "cluster.name", "is empty; give the cluster a name")
 	v.check(c.Cluster.NodeID > 0, "cluster.node_id", "is 0; node ids start at 1")
+	v.check(c.Cluster.NodeID < 1<<32, "cluster.node_id", "is above 4294967295")
 	v.check(len(c.Cluster.Founders) == 0 || len(c.Cluster.Seeds) == 0, "cluster.seeds",
 		"is set together with cluster.founders; a founder has no seeds, a later node has no founders")
 	for _, list := range []struct {

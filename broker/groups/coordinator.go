@@ -8,6 +8,7 @@ import (
 
 	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
+	"logbroker/internal/raftnode"
 )
 
 const (
@@ -137,9 +138,9 @@ func errMoving(format string, args ...any) error {
 	return e
 }
 
-// errNotCoordinator names the leader's replica id, which is its node's id.
+// errNotCoordinator names the node of the replica that leads.
 func errNotCoordinator(leader uint64) error {
-	e := errcode.New(errcode.NotCoordinator, "this node does not coordinate the group any more; node %d does", leader)
+	e := errcode.New(errcode.NotCoordinator, "this node does not coordinate the group any more; node %d does", raftnode.NodeOf(leader))
 	if leader == 0 {
 		e = errcode.New(errcode.NotCoordinator, "this node does not coordinate the group any more; try again")
 	}

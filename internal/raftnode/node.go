@@ -215,7 +215,7 @@ func (n *Node) start(s Shard, run func(*replica, config.Config) error) error {
 // as of that snapshot: it takes a promotion from the log, and only from there, and
 // panics over its own addition in the log of what it was told is a voter.
 func (n *Node) promoted(s Shard) (bool, error) {
-	if !s.NonVoting || !n.host.HasNodeInfo(s.ID, s.Replica) {
+	if !s.NonVoting || !n.store.has(s.ID, s.Replica) {
 		return false, nil
 	}
 	snapshot, err := n.store.GetSnapshot(s.ID, s.Replica)
