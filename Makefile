@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss powerloss-memory damage proof-binaries failures restart-time fuzz
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss powerloss-memory damage proof-binaries failures restart-time sync-time fuzz
 
 all: check
 
@@ -155,6 +155,14 @@ nemesis-broken:
 SIZE ?= 10GiB
 restart-time:
 	$(GO) test -run=NONE -bench=Restart -benchtime=3x -timeout 30m ./internal/e2e -args -restart.size=$(SIZE)
+
+# How long the syncs of partitions' files take while three nodes take records at
+# full speed, BYTES of them, in three rounds: a partition applies nothing meanwhile.
+BYTES ?= 1GiB
+sync-time:
+	for round in 1 2 3; do \
+	  $(GO) test -run=NONE -bench=PartitionSync -benchtime=1x ./internal/e2e -args -sync.size=$(BYTES) | grep ^Benchmark || exit 1; \
+	done
 
 # Every decoder against bytes nobody wrote, FUZZTIME each, AT targets at once. The
 # corpus of a finding goes into the package's testdata. Targets that the STATE file

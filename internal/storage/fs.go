@@ -84,6 +84,17 @@ func WriteFileSynced(fs FS, path string, data []byte) error {
 	return writeSynced(fs, path, data)
 }
 
+// OpenInPlace opens the existing file path for reading and writing, its content
+// kept.
+func OpenInPlace(fs FS, path string) (File, error) {
+	// The one way that FS has to it. Nothing is renamed where both names are one.
+	f, err := fs.ReuseForWrite(path, path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s to write in place: %w", path, err)
+	}
+	return f, nil
+}
+
 // ReadFile returns the whole content of path. The error of a missing file
 // matches os.ErrNotExist.
 func ReadFile(fs FS, path string) ([]byte, error) {

@@ -7,6 +7,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// SyncData is f.Sync but for what a reader of the bytes does not need, which is
+// the time of the last write: where only bytes were overwritten the file system has
+// nothing to record, and it waits for these bytes alone.
+func SyncData(f File) error {
+	fd, ok := f.(interface{ Fd() uintptr })
+	if !ok {
+		return f.Sync()
+	}
+	for {
+		err := unix.Fdatasync(int(fd.Fd()))
+		if err != unix.EINTR {
+			runtime.KeepAlive(f)
+			return err
+		}
+	}
+}
+
 // WriteBack pushes the n bytes of f from position on to the device and waits
 // for it. It makes nothing durable (no metadata, no device cache flush): it
 // only leaves less for the next Sync to do. An error means that bytes are lost

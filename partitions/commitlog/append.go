@@ -191,7 +191,8 @@ func (l *Log) roll() error {
 	l.publish()
 	l.sealed = append(l.sealed, l.active)
 	l.tail, l.active = newExtent(l.tail.end), next
-	l.dirty, l.dirtyDir = true, true
+	l.dirty = true
+	l.names++
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)
 	l.dropTrimmed(append(segments, next.segment))
@@ -223,8 +224,10 @@ func (l *Log) sync() error {
 		if err := l.sealed[0].finish(l.back); err != nil {
 			return err
 		}
+		if !l.sealed[0].named {
+			l.names++
+		}
 		l.sealed = l.sealed[1:]
-		l.dirtyDir = true
 	}
 	if l.dirty {
 		if err := l.active.sync(l.back); err != nil {
@@ -232,11 +235,11 @@ func (l *Log) sync() error {
 		}
 		l.dirty = false
 	}
-	if l.dirtyDir {
+	if l.names != l.namesSynced {
 		if err := storage.SyncDir(l.place.fs, l.place.dir); err != nil {
 			return err
 		}
-		l.dirtyDir = false
+		l.namesSynced = l.names
 	}
 	return nil
 }

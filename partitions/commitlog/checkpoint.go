@@ -23,21 +23,63 @@ const (
 	checkpointBytesDefault = 8 << 20
 )
 
+// Marked says that a durable marker carries the State that Sync returned last. What
+// is to be done about that is begun beside the writer: see Checkpoint.
+func (l *Log) Marked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.marked, l.markedStart = l.synced, l.durableStart
+	if l.failed == nil {
+		// An error stays, and ends the next Append or Sync.
+		l.tidying.Go(func() { _ = l.Checkpoint() })
+	}
+}
+
+// AwaitCheckpoint does, or waits for, what Checkpoint has to do for a restart to stay
+// quick. The writer calls it before it brings a new marker about.
+func (l *Log) AwaitCheckpoint() error {
+	l.mu.Lock()
+	behind := l.behind()
+	l.mu.Unlock()
+	if !behind {
+		return nil
+	}
+	return l.Checkpoint()
+}
+
+// behind reports whether much of the active segment is below the marker and not in
+// its checkpoint. mu is held.
+func (l *Log) behind() bool {
+	done := int64(0)
+	for _, c := range l.checkpoints {
+		if c.base == l.marked.base {
+			done = c.length
+		}
+	}
+	return l.marked.length-done >= l.place.checkpointBytes
+}
+
 // Checkpoint lets the next Open read no more of the active segment than what has
-// been appended since the last durable marker, if that has become much, and
-// forgets checkpoints that the marker does not need any more. It may run beside
-// the writer, who need not wait for it: it is called once after each marker, at
-// the latest before the next. An error is one of the disk: the process should end.
+// been appended since the last durable marker, if that has become much, forgets
+// checkpoints that the marker does not need any more, and unlinks the segments
+// below the marker's log start offset; those that a reader or a Pinned uses stay
+// until the next call. It runs beside the writer, begun by Marked; who calls it
+// waits for it. An error is one of the disk: the process should end.
 func (l *Log) Checkpoint() error {
 	l.beside.Lock()
 	defer l.beside.Unlock()
-	x, obsolete, err := l.checkpointDue()
+	x, obsolete, trimmed, err := l.due()
 	if err != nil {
 		return err
 	}
-	for _, base := range obsolete {
-		// A crash brings the name back; Open removes it.
-		path := l.place.path(base, checkpointSuffix)
+	// A crash brings names back; Open removes them.
+	for _, s := range trimmed {
+		if err := removeSegmentFiles(l.place, s.base); err != nil {
+			return l.failBeside(err)
+		}
+	}
+	for _, c := range obsolete {
+		path := l.place.path(c.base, checkpointSuffix)
 		if err := l.place.fs.Remove(path); err != nil && !storage.NotExist(err) {
 			return l.failBeside(fmt.Errorf("remove %s: %w", path, err))
 		}
@@ -48,38 +90,50 @@ func (l *Log) Checkpoint() error {
 	if err := storage.WriteFileAtomic(l.place.fs, l.place.path(x.base, checkpointSuffix), encodeCheckpoint(&x)); err != nil {
 		return l.failBeside(err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.checkpoints = append(slices.DeleteFunc(l.checkpoints, func(c checkpoint) bool { return c.base == x.base }),
+		checkpoint{base: x.base, length: x.length})
 	return nil
 }
 
-// checkpointDue returns what a checkpoint is to be written of, empty for nothing,
-// and the segments whose checkpoint is to go. It counts both as done.
-func (l *Log) checkpointDue() (x extent, obsolete []int64, err error) {
+// due returns what a checkpoint is to be written of, empty for nothing, the
+// checkpoints that are to go, and the segments, which nobody uses any more. beside
+// is held.
+func (l *Log) due() (x extent, obsolete []checkpoint, trimmed []*segment, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.failure(); err != nil {
-		return x, nil, err
+		return x, nil, nil, err
 	}
-	kept := l.checkpoints[:0]
-	done := int64(0)
+	var kept []checkpoint
 	for _, c := range l.checkpoints {
-		switch {
-		case c.base < l.marked.base:
-			obsolete = append(obsolete, c.base)
-			continue
-		case c.base == l.marked.base:
-			done = c.length
-			continue
+		if c.base < l.marked.base {
+			obsolete = append(obsolete, c)
+		} else {
+			kept = append(kept, c)
 		}
-		kept = append(kept, c)
 	}
-	if l.marked.length-done >= l.place.checkpointBytes {
-		x, done = l.marked, l.marked.length
+	var used []*segment
+	for _, s := range l.trimmed {
+		if l.removable(s) && s.retire() {
+			trimmed = append(trimmed, s)
+		} else {
+			used = append(used, s)
+		}
 	}
-	if done > 0 {
-		kept = append(kept, checkpoint{base: l.marked.base, length: done})
+	l.checkpoints, l.trimmed = kept, used
+	if l.behind() {
+		x = l.marked
 	}
-	l.checkpoints = kept
-	return x, obsolete, nil
+	return x, obsolete, trimmed, nil
+}
+
+// removable reports whether the durable marker speaks of s no more. One that was
+// sealed after that Sync it has as its active segment, and needs it, even if nothing
+// of it can be read. mu is held.
+func (l *Log) removable(s *segment) bool {
+	return s.base < l.marked.base && s.ext.Load().end <= l.markedStart
 }
 
 // checkpoint is how much of a segment its checkpoint covers.
@@ -92,9 +146,9 @@ func (l *Log) failBeside(err error) error {
 	return l.fail(err)
 }
 
-// PreSync makes durable what has been appended so far, beside the writer, so that
-// the next Sync, which the writer has to wait for, finds little left to do. An
-// error is one of the disk, and comes out of the next Sync too.
+// PreSync makes durable what has been appended so far, names included, beside the
+// writer, so that the next Sync, which the writer has to wait for, finds little left
+// to do. An error is one of the disk, and comes out of the next Sync too.
 func (l *Log) PreSync() error {
 	l.beside.Lock()
 	defer l.beside.Unlock()
@@ -103,14 +157,25 @@ func (l *Log) PreSync() error {
 		l.mu.Unlock()
 		return err
 	}
-	sealed, active := slices.Clone(l.sealed), l.active
+	sealed, active, names, named := slices.Clone(l.sealed), l.active, l.names, l.namesSynced
 	l.mu.Unlock()
 	for _, w := range sealed {
 		if err := w.preSync(l.back, w.seal); err != nil {
 			return err
 		}
 	}
-	return active.preSync(l.back, active.file.Sync)
+	if names != named || len(sealed) > 0 {
+		if err := storage.SyncDir(l.place.fs, l.place.dir); err != nil {
+			return l.failBeside(err)
+		}
+		l.mu.Lock()
+		l.namesSynced = max(l.namesSynced, names)
+		for _, w := range sealed {
+			w.named = true
+		}
+		l.mu.Unlock()
+	}
+	return active.preSync(l.back, func() error { return storage.SyncData(active.file) })
 }
 
 func encodeCheckpoint(x *extent) []byte {

@@ -29,8 +29,7 @@ func checkpointed(t *testing.T, mem storage.FS, last bool) (*stream, State) {
 		st, err = l.Sync()
 		must(t, err)
 		if i < len(s.entries)-1 || last {
-			must(t, l.RemoveTrimmed()) // the marker is durable
-			must(t, l.Checkpoint())
+			must(t, marked(l))
 		}
 	}
 	must(t, l.Close())

@@ -122,18 +122,20 @@ func (c *crashLoop) work(l *Log) error {
 	}
 }
 
-// sync does what the state machine does: Sync, then the marker, then the
-// removal of what the marker has let go.
+// sync does what the state machine does: as much as it can beside the writer, Sync,
+// then the marker, then the removal of what the marker has let go.
 func (c *crashLoop) sync(l *Log, next int) error {
+	if c.rng.IntN(2) == 0 {
+		if err := l.PreSync(); err != nil {
+			return err
+		}
+	}
 	st, err := l.Sync()
 	if err != nil {
 		return err
 	}
 	c.marker, c.durable, c.done = st, l.Segments(), next
-	if err := l.RemoveTrimmed(); err != nil {
-		return err
-	}
-	return l.Checkpoint()
+	return marked(l)
 }
 
 // check holds a log that was just opened against the marker.

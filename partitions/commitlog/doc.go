@@ -5,7 +5,7 @@
 // batches come, at which offset and time, is decided above (partitions/fsm)
 // and is the same on every replica, so the segment files are too.
 //
-// One goroutine writes (Append, Sync, Trim, RemoveTrimmed, Close), any number
+// One goroutine writes (Append, Sync, Trim, Marked, Close), any number
 // read. Readers work on an immutable list of segments that the writer swaps
 // atomically, and on an extent per segment (how far it may be read) that the
 // writer replaces after each write. Start at Log, then append.go and read.go;

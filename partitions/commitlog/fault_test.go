@@ -31,7 +31,7 @@ func script(t *testing.T, fs storage.FS, s *stream, marker *State) error {
 		return err
 	}
 	*marker = st
-	if err := l.RemoveTrimmed(); err != nil {
+	if err := marked(l); err != nil {
 		return err
 	}
 	if _, err := content(l, l.LogStart(), 1000); err != nil {
@@ -113,8 +113,8 @@ func TestAfterAFailedWriteOrSyncNothingSucceedsAnyMore(t *testing.T) {
 			if _, again := l.Sync(); !errors.Is(again, storagetest.ErrInjected) {
 				t.Fatalf("a later Sync returned %v", again)
 			}
-			if again := l.RemoveTrimmed(); !errors.Is(again, storagetest.ErrInjected) {
-				t.Fatalf("a later RemoveTrimmed returned %v", again)
+			if again := marked(l); !errors.Is(again, storagetest.ErrInjected) {
+				t.Fatalf("a later Checkpoint returned %v", again)
 			}
 			checkContent(t, s, l) // what was appended before can be read
 		})

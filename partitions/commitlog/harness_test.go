@@ -161,3 +161,9 @@ func damageOf(t testing.TB, err error) *DamageError {
 	return d
 }
 func msec(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// marked does what follows a durable marker, and waits for it.
+func marked(l *Log) error {
+	l.Marked()
+	return l.Checkpoint()
+}

@@ -90,8 +90,8 @@ type Entry struct {
 	AppendTimeMs int64
 }
 
-// Log is one partition's log. Append, Sync, Trim and RemoveTrimmed are called
-// by one goroutine at a time; everything else by any.
+// Log is one partition's log. Append, Sync, Trim, Marked and Close are called by one
+// goroutine at a time; everything else by any.
 type Log struct {
 	place *place
 
@@ -109,6 +109,9 @@ type Log struct {
 	// beside is held while files are written beside the writer; Close waits for it.
 	// It comes before mu.
 	beside sync.Mutex
+	// tidying counts the goroutines that Marked starts. They wait for the disk only,
+	// and Close waits for them.
+	tidying sync.WaitGroup
 
 	// mu guards the rest: the writer's state, also against Pin and Close.
 	mu sync.Mutex
@@ -122,15 +125,17 @@ type Log struct {
 	sealed []*writer
 	// trimmed are the segments that left the view and whose files remain.
 	trimmed []*segment
-	// dirty: the active segment has unsynced bytes. dirtyDir: dir has unsynced
-	// names.
-	dirty, dirtyDir bool
+	// dirty: the active segment has unsynced bytes.
+	dirty bool
+	// names counts the names that came into dir; the first namesSynced are durable.
+	names, namesSynced uint64
 	// synced is the active segment as of the last Sync, marked as of the last that
-	// a durable marker speaks of. checkpoints are those on disk, or about to be.
+	// a durable marker speaks of. checkpoints are those on disk.
 	synced, marked extent
 	checkpoints    []checkpoint
-	// durableStart is the log start offset of the last State that Sync gave.
-	durableStart int64
+	// durableStart is the log start offset of the last State that Sync gave,
+	// markedStart that of the last that a durable marker speaks of.
+	durableStart, markedStart int64
 	// failed is the first error of a write or sync; it stays.
 	failed error
 	back   *writeBack
@@ -177,7 +182,7 @@ func Open(opts Options, st State) (*Log, error) {
 	}
 	l := &Log{
 		place: p, tail: found.active, lastMs: st.LastAppendMs,
-		synced: found.active, marked: found.active, durableStart: st.LogStart, back: newWriteBack(opts.Unread),
+		synced: found.active, marked: found.active, durableStart: st.LogStart, markedStart: st.LogStart, back: newWriteBack(opts.Unread),
 	}
 	if found.checkpointed > 0 {
 		l.checkpoints = []checkpoint{{base: st.ActiveBase, length: found.checkpointed}}
@@ -255,6 +260,7 @@ func (l *Log) Segments() []SegmentInfo {
 // Reads that are running end well, later ones return ErrClosed. A second Close
 // does nothing.
 func (l *Log) Close() error {
+	l.tidying.Wait()
 	l.beside.Lock()
 	defer l.beside.Unlock()
 	l.mu.Lock()

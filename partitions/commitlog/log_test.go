@@ -251,17 +251,17 @@ func readersBesideTheWriter(t *testing.T, o Options) {
 			l.Trim(s.entries[i/2].BaseOffset)
 			_, err := l.Sync()
 			must(t, err)
-			must(t, l.RemoveTrimmed())
+			must(t, marked(l))
 		}
 	}
 	done.Store(true)
 	readers.Wait()
-	must(t, l.RemoveTrimmed())
+	must(t, marked(l))
 	checkContent(t, s, l)
+	must(t, l.Close()) // waits for what Marked began
 	if len(l.trimmed) > 0 {
 		t.Fatalf("%d segments were never removed", len(l.trimmed))
 	}
-	must(t, l.Close())
 }
 
 // readSomewhere does one read or search at a random place and checks it.
@@ -298,7 +298,7 @@ func TestAfterCloseEverythingIsRefused(t *testing.T) {
 	defer p.Close()
 	pinErr := copyAll(p)
 	appendErr := l.Append([]Entry{{Batch: batch(t, 1, 1, 0, 'x'), BaseOffset: 1}}, Config{})
-	for i, err := range []error{readErr, timeErr, syncErr, pinErr, appendErr, l.RemoveTrimmed()} {
+	for i, err := range []error{readErr, timeErr, syncErr, pinErr, appendErr, marked(l)} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%d: %v", i, err)
 		}
@@ -407,7 +407,7 @@ func TestTrimmedFilesGoOnlyBelowADurableStateAndWithoutReaders(t *testing.T) {
 		return len(ls.bases)
 	}
 	l.Trim(2)
-	must(t, l.RemoveTrimmed())
+	must(t, marked(l))
 	if logs() != 6 {
 		t.Fatal("files went before a durable state had the log start offset")
 	}
@@ -415,13 +415,13 @@ func TestTrimmedFilesGoOnlyBelowADurableStateAndWithoutReaders(t *testing.T) {
 	l.Trim(4)
 	_, err = l.Sync()
 	must(t, err)
-	must(t, l.RemoveTrimmed())
+	must(t, marked(l))
 	if logs() != 4 {
 		t.Fatalf("%d files while a snapshot has the last four pinned", logs())
 	}
 	p.Close()
 	p.Close()
-	must(t, l.RemoveTrimmed())
+	must(t, marked(l))
 	if logs() != 2 {
 		t.Fatalf("%d files at the end", logs())
 	}
@@ -450,7 +450,7 @@ func TestReopenOnTheRealFileSystem(t *testing.T) {
 		l.Trim(s.entries[next+10].BaseOffset)
 		st, err = l.Sync()
 		must(t, err)
-		must(t, l.RemoveTrimmed())
+		must(t, marked(l))
 		for i := next + 30; i < next+50; i++ { // lost: no marker speaks of them
 			must(t, s.append(l, i, i+1))
 		}

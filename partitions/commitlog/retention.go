@@ -6,7 +6,8 @@ import (
 )
 
 // Trim moves the log start offset up to newLogStart (at most End; never down),
-// at once for readers. Files stay until RemoveTrimmed.
+// at once for readers. Files stay until a durable marker carries the new one:
+// Checkpoint.
 func (l *Log) Trim(newLogStart int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -33,44 +34,12 @@ func (l *Log) dropTrimmed(segments []*segment) {
 	l.view.Store(&view{segments: segments[keep:]})
 }
 
-// RemoveTrimmed unlinks the segments that lie wholly below the log start
-// offset of the last State that Sync returned. Call it after that State is in
-// a durable marker, never before: Checkpoint relies on it too. Segments that a reader or a Pinned still
-// uses stay until the next call.
-func (l *Log) RemoveTrimmed() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.failed != nil {
-		return l.failed
-	}
-	l.marked = l.synced
-	kept := l.trimmed[:0]
-	defer func() {
-		clear(l.trimmed[len(kept):])
-		l.trimmed = kept
-	}()
-	for i, s := range l.trimmed {
-		if s.ext.Load().end > l.durableStart || !s.retire() {
-			kept = append(kept, s)
-			continue
-		}
-		if err := removeSegmentFiles(l.place, s.base); err != nil {
-			kept = append(kept, l.trimmed[i:]...)
-			return err
-		}
-		// Nobody waits for these names to go: a crash brings them back, and
-		// Open removes what is below the log start offset.
-		l.dirtyDir = true
-	}
-	return nil
-}
-
 // TrimmedWaits reports whether trimmed segments wait for a marker that carries
 // the new log start offset.
 func (l *Log) TrimmedWaits() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.trimmed, func(s *segment) bool { return s.ext.Load().end > l.durableStart })
+	return slices.ContainsFunc(l.trimmed, func(s *segment) bool { return !l.removable(s) })
 }
 
 // RetentionQuery asks which log start offset the retention limits want.

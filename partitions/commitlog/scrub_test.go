@@ -110,7 +110,7 @@ func TestScrubBesideTheWriterIsNotDeceived(t *testing.T) {
 			l.Trim(s.entries[i-10].BaseOffset)
 			_, err := l.Sync()
 			must(t, err)
-			must(t, l.RemoveTrimmed())
+			must(t, marked(l))
 		}
 	}
 	must(t, <-done)

@@ -92,7 +92,7 @@ func TestARebuiltLogIsTheOneOfThePinWhateverHappensAfterwards(t *testing.T) {
 	l.Trim(l.End())
 	_, err := l.Sync()
 	must(t, err)
-	must(t, l.RemoveTrimmed())
+	must(t, marked(l))
 
 	mem := newMem(t)
 	decoded, err := DecodeManifest(m.Append(nil))

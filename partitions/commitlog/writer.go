@@ -19,6 +19,8 @@ type writer struct {
 	closed bool
 	// sealed: bytes, index files and footer are durable but for their names.
 	sealed bool
+	// named: sealed, and the names are durable too. It belongs to the log's mu.
+	named bool
 	// forgotten is up to where the page cache was given up.
 	forgotten int64
 }
@@ -46,7 +48,7 @@ func openForAppend(p *place, base int64) (storage.File, error) {
 
 // sync makes the bytes of the .log durable.
 func (w *writer) sync(back *writeBack) error {
-	if err := w.file.Sync(); err != nil {
+	if err := storage.SyncData(w.file); err != nil {
 		return fmt.Errorf("sync %s: %w", w.segment.logPath, err)
 	}
 	// A write-back that is running may have been told of an error that the Sync
@@ -74,7 +76,7 @@ func (w *writer) seal() error {
 	if w.sealed {
 		return nil
 	}
-	if err := w.file.Sync(); err != nil {
+	if err := storage.SyncData(w.file); err != nil {
 		return err
 	}
 	s := w.segment

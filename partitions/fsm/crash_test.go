@@ -37,7 +37,7 @@ func runWithoutCrash(t *testing.T, h history, seed uint64) (files, int) {
 	if _, err := h.feed(t, f, 0, len(h.entries), rand.New(rand.NewPCG(seed, 2))); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Sync(); err != nil {
+	if err := settle(f); err != nil {
 		t.Fatal(err)
 	}
 	h.modelAt(len(h.entries)).check(t, f)
@@ -104,7 +104,7 @@ func (h history) live(t *testing.T, d *disk, synced int, r *rand.Rand) (int, boo
 	now, err := h.feed(t, f, at, len(h.entries), r)
 	synced = max(synced, now)
 	if err == nil {
-		err = f.Sync()
+		err = settle(f)
 	}
 	if err != nil {
 		if !d.crashed() {
@@ -114,4 +114,12 @@ func (h history) live(t *testing.T, d *disk, synced int, r *rand.Rand) (int, boo
 	}
 	h.modelAt(len(h.entries)).check(t, f)
 	return len(h.entries), true
+}
+
+// settle is a Sync with what the log does beside after it.
+func settle(f *FSM) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return f.Checkpoint()
 }

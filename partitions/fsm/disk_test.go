@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"path"
 	"strings"
@@ -161,7 +162,9 @@ func (durable files) tear(written files, r *rand.Rand) {
 	for p, b := range durable {
 		if _, there := written[p]; !there && !strings.HasSuffix(p, "/") && r.IntN(2) == 0 {
 			delete(durable, p)
-		} else if w := written[p]; there && len(w) >= len(b) && string(w[:len(b)]) == string(b) {
+		} else if w := written[p]; there && path.Base(p) == markerName && len(w) == len(b) {
+			durable[p] = torn(b, w, r)
+		} else if there && len(w) >= len(b) && string(w[:len(b)]) == string(b) {
 			durable[p] = w[:len(b)+r.IntN(len(w)-len(b)+1)]
 		} else if there && r.IntN(2) == 0 {
 			durable[p] = w // replaced by a rename: whole or not at all
@@ -179,6 +182,19 @@ func (durable files) tear(written files, r *rand.Rand) {
 			durable[p] = w // its bytes were synced before it got the name
 		}
 	}
+}
+
+// torn is what a write in place may have left when the power goes: some blocks of
+// the new bytes, one of them in part, in no order.
+func torn(old, written []byte, r *rand.Rand) []byte {
+	const block = 512
+	out, cut := bytes.Clone(old), r.IntN(len(old))
+	for at := 0; at < len(out); at += block {
+		if r.IntN(2) == 0 {
+			copy(out[at:], written[at:min(at+block, len(out))])
+		}
+	}
+	return append(append([]byte{}, out[:cut]...), [][]byte{old, written}[r.IntN(2)][cut:]...)
 }
 
 // open opens a state machine on d in the directory of the tests.

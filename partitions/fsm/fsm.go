@@ -107,12 +107,9 @@ type FSM struct {
 	lastAppendMs int64
 	// epochs is the history, oldest first; never changed in place.
 	epochs []EpochStart
-	// durable is what the marker file says.
+	// durable is what the marker says, and slots its file.
 	durable Marker
-	// savedTable is the version of the table, and savedEpochs the history, that
-	// the files named by durable hold.
-	savedTable  uint64
-	savedEpochs []EpochStart
+	slots   *slots
 	// failed is the first storage error. After it nothing is written any more:
 	// a second fsync after a failed one reports success for lost data.
 	failed error

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -92,13 +93,21 @@ func FuzzRecoverFromSnapshot(f *testing.F) {
 }
 
 func FuzzDecodeMarker(f *testing.F) {
-	f.Add(sampleMarker().encode())
+	f.Add(sampleMarker().encode(slotBytesMin))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == markerBytes {
-			b = bytes.Clone(b)
-			binary.BigEndian.PutUint32(b[markerBytes-4:], checksum(b[:markerBytes-4]))
+		if len(b) < recordBytes || len(b) > slotBytesMin {
+			return
 		}
-		if m, ok := decodeMarker(b); ok && !bytes.Equal(m.encode(), b) {
+		b = bytes.Clone(b)
+		binary.BigEndian.PutUint32(b[5:], slotBytesMin)
+		if int(binary.BigEndian.Uint32(b[9:])) == len(b) {
+			binary.BigEndian.PutUint32(b[len(b)-4:], checksum(b[:len(b)-4]))
+		}
+		record, version, ok := frame(append(b, make([]byte, slotBytesMin-len(b))...))
+		if !ok || version != markerVersion {
+			return
+		}
+		if v, ok := decodeRecord(record); ok && !bytes.Equal(v.encode(slotBytesMin), b) {
 			t.Fatal("decodes to a marker with another form")
 		}
 	})
@@ -113,9 +122,9 @@ func FuzzDecodeEpochs(f *testing.F) {
 	})
 }
 
-func sampleMarker() Marker {
-	return Marker{
-		ShardID: 1001, ReplicaID: 2, Generation: 3, Applied: 4000, LastAppendMs: 1_700_000_000_000,
+func sampleMarker() *saved {
+	return &saved{Marker: Marker{
+		Revision: 77, ShardID: 1001, ReplicaID: 2, Generation: 3, Applied: 4000, LastAppendMs: 1_700_000_000_000,
 		Log: commitlog.State{
 			LogStart: 10, End: 500, ActiveBase: 400, ActivePosition: 65536, ActiveCRC: 0xdeadbeef,
 			ActiveFirstAppendMs: 1_600_000_000_000, LastAppendMs: 1_700_000_000_000,
@@ -124,9 +133,7 @@ func sampleMarker() Marker {
 			Segment:   commitlog.Config{SegmentBytes: 256 << 20, SegmentAge: 168 * time.Hour},
 			Producers: producerstate.Limits{Window: 64, Producers: 10_000, MessageIDs: 100_000},
 		},
-		Producers: FileRef{Index: 3990, Size: 1234, CRC: 0x01020304},
-		Epochs:    FileRef{Index: 17, Size: 20, CRC: 0x05060708},
-	}
+	}, epochs: []EpochStart{{1, 2, 0}, {4, 3, 17}}, producers: []byte("what producerstate encodes"), slotBytes: slotBytesMin}
 }
 
 func sampleHead(t *testing.T) []byte {
@@ -153,7 +160,7 @@ func sampleHead(t *testing.T) []byte {
 func TestFormatsAreTheGoldenOnes(t *testing.T) {
 	produce := EncodeProduce(append(make([]byte, 20), "batch"...), 20, ProduceHeader{LeaderEpoch: 7, AppendTimeMs: 1_700_000_000_000, MsgID: "m-1"})
 	for name, got := range map[string][]byte{
-		"marker":    sampleMarker().encode(),
+		"marker":    sampleMarker().encode(slotBytesMin),
 		"epochs":    appendEpochs(nil, []EpochStart{{1, 2, 0}, {4, 3, 17}}),
 		"produce":   produce,
 		"epoch":     EncodeEpoch(Epoch{5, 3}),
@@ -163,8 +170,11 @@ func TestFormatsAreTheGoldenOnes(t *testing.T) {
 		"head":      sampleHead(t),
 	} {
 		version := 1
-		if name == "head" {
+		switch name {
+		case "head":
 			version = snapshotVersion
+		case "marker":
+			version = markerVersion
 		}
 		file := fmt.Sprintf("testdata/vectors/%s-v%d.hex", name, version)
 		want, err := os.ReadFile(file)
@@ -176,7 +186,12 @@ func TestFormatsAreTheGoldenOnes(t *testing.T) {
 			t.Errorf("%s has changed; a new form needs a new version:\n%x", file, got)
 		}
 	}
-	if m, ok := decodeMarker(sampleMarker().encode()); !ok || m != sampleMarker() {
-		t.Errorf("marker became %+v", m)
+	slot := append(sampleMarker().encode(slotBytesMin), make([]byte, slotBytesMin)...)[:slotBytesMin]
+	record, version, ok := frame(slot)
+	if !ok || version != markerVersion {
+		t.Fatalf("a record of version %d has no frame", version)
+	}
+	if v, ok := decodeRecord(record); !ok || !reflect.DeepEqual(&v, sampleMarker()) {
+		t.Errorf("marker became %+v", v)
 	}
 }

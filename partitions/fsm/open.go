@@ -17,66 +17,70 @@ const firstGeneration = 1
 // and no marker is refused, since it would otherwise come back as an empty
 // replica that votes. Errors that wrap commitlog.ErrDamaged name the file.
 func (f *FSM) Open(<-chan struct{}) (uint64, error) {
-	m, err := ReadMarker(f.fs, f.opts.Dir)
+	path := f.fs.PathJoin(f.opts.Dir, markerName)
+	v, err := readSlots(f.fs, path)
 	if storage.NotExist(err) {
-		m, err = f.create()
+		if err = f.create(path); err == nil {
+			v, err = readSlots(f.fs, path)
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("fsm: open %s: %w", f.opts.Dir, err)
 	}
-	if err := f.load(m); err != nil {
-		return 0, fmt.Errorf("fsm: open %s at index %d: %w", f.opts.Dir, m.Applied, err)
+	if v.torn {
+		f.logger.Warn("one of the marker's two slots is torn, or damaged: the other one counts", "file", path, "good", v.slot, "index", v.Applied)
+	}
+	if err := f.load(v); err != nil {
+		return 0, fmt.Errorf("fsm: open %s at index %d: %w", f.opts.Dir, v.Applied, err)
 	}
 	if err := f.removeObsolete(); err != nil {
 		return 0, fmt.Errorf("fsm: open %s: remove what a crash left: %w", f.opts.Dir, err)
 	}
 	f.publishAll()
-	f.logger.Info("partition opened", "index", m.Applied, "logStart", m.Log.LogStart, "highWatermark", m.Log.End)
-	return m.Applied, nil
+	f.logger.Info("partition opened", "index", v.Applied, "logStart", v.Log.LogStart, "highWatermark", v.Log.End)
+	return v.Applied, nil
 }
 
 // create makes a new replica's directory and its first marker. The marker is
 // durable before anything else of the replica exists: that is what lets a
 // directory with data and no marker be told from a new one.
-func (f *FSM) create() (Marker, error) {
-	m := Marker{
-		ShardID: f.opts.ShardID, ReplicaID: f.opts.ReplicaID,
+func (f *FSM) create(path string) error {
+	v := saved{Marker: Marker{
+		ShardID: f.opts.ShardID, ReplicaID: f.opts.ReplicaID, Revision: 1,
 		Generation: firstGeneration, Config: Config{}.WithDefaults(),
-	}
+	}}
 	if err := storage.MkdirAll(f.fs, f.opts.Dir); err != nil {
-		return m, err
+		return err
 	}
 	names, err := f.fs.List(f.opts.Dir)
 	if err != nil {
-		return m, err
+		return err
 	}
 	for _, name := range names {
 		if name != markerTmp() && (Marker{}).obsolete(name) {
-			return m, damaged(f.fs.PathJoin(f.opts.Dir, markerName), "missing beside "+name)
+			return damaged(path, "missing beside "+name)
 		}
 	}
-	return m, f.writeMarker(m)
+	return writeSlots(f.fs, path, &v)
 }
 
-// load brings the state in memory to what m speaks of.
-func (f *FSM) load(m Marker) error {
-	if m.ShardID != f.opts.ShardID || m.ReplicaID != f.opts.ReplicaID {
-		return fmt.Errorf("the marker is of shard %d replica %d: give each replica its own directory", m.ShardID, m.ReplicaID)
+// load brings the state in memory to what v speaks of.
+func (f *FSM) load(v saved) error {
+	if v.ShardID != f.opts.ShardID || v.ReplicaID != f.opts.ReplicaID {
+		return fmt.Errorf("the marker is of shard %d replica %d: give each replica its own directory", v.ShardID, v.ReplicaID)
 	}
-	table, err := f.loadProducers(m)
+	table, err := decodeTable(v.producers, v.Config)
 	if err != nil {
 		return err
 	}
-	epochs, err := f.loadEpochs(m)
-	if err != nil {
+	// Before anything is changed that v does not speak of: see openSlots.
+	if f.slots, err = openSlots(f.fs, f.fs.PathJoin(f.opts.Dir, markerName), v); err != nil {
 		return err
 	}
-	log, err := f.openLog(m)
-	if err != nil {
+	if f.log, err = f.openLog(v.Marker); err != nil {
 		return err
 	}
-	f.log = log
-	f.adopt(m, table, epochs)
+	f.adopt(v.Marker, table, v.epochs)
 	return nil
 }
 
@@ -87,32 +91,15 @@ func (f *FSM) adopt(m Marker, table *producerstate.Table, epochs []EpochStart) {
 	f.table = table
 	f.tableMu.Unlock()
 	f.epochs = epochs
-	f.durable, f.savedTable, f.savedEpochs = m, table.Version(), epochs
+	f.durable = m
 }
 
-func (f *FSM) loadProducers(m Marker) (*producerstate.Table, error) {
-	path := f.fs.PathJoin(f.opts.Dir, m.ProducersFile())
-	b, err := readRef(f.fs, path, m.Producers)
-	if err != nil {
-		return nil, err
-	}
+// decodeTable reads the table of a record; empty is that of a new replica.
+func decodeTable(b []byte, c Config) (*producerstate.Table, error) {
 	if len(b) == 0 {
-		return producerstate.New(m.Config.Producers), nil
+		return producerstate.New(c.Producers), nil
 	}
-	return producerstate.Decode(b, m.Config.Producers)
-}
-
-func (f *FSM) loadEpochs(m Marker) ([]EpochStart, error) {
-	path := f.fs.PathJoin(f.opts.Dir, m.EpochsFile())
-	b, err := readRef(f.fs, path, m.Epochs)
-	if err != nil {
-		return nil, err
-	}
-	h, ok := decodeEpochs(b)
-	if !ok {
-		return nil, damaged(path, "epochs or offsets do not rise")
-	}
-	return h, nil
+	return producerstate.Decode(b, c.Producers)
 }
 
 func (f *FSM) openLog(m Marker) (*commitlog.Log, error) {
@@ -153,7 +140,8 @@ func (f *FSM) removeObsolete() error {
 			}
 		}
 	}
-	return f.log.RemoveTrimmed()
+	f.log.Marked()
+	return nil
 }
 
 // publishAll shows the whole state to readers: after Open and after a snapshot.
@@ -176,18 +164,21 @@ func (f *FSM) publishAll() {
 func (f *FSM) Close() error {
 	f.published.log.Store(nil)
 	f.setUnclaimed(nil)
-	if f.log == nil {
-		return nil
-	}
-	// After a failure there is nothing to save and the failure is known.
 	var err error
-	if f.failed == nil {
-		if err = f.Sync(); err == nil {
-			err = f.log.Checkpoint()
+	if f.log != nil {
+		// After a failure there is nothing to save and the failure is known.
+		if f.failed == nil {
+			if err = f.Sync(); err == nil {
+				err = f.log.Checkpoint()
+			}
 		}
+		err = errors.Join(err, f.log.Close())
+		f.log = nil
+		_ = f.fail(commitlog.ErrClosed)
 	}
-	err = errors.Join(err, f.log.Close())
-	f.log = nil
-	_ = f.fail(commitlog.ErrClosed)
+	if f.slots != nil {
+		err = errors.Join(err, f.slots.close())
+		f.slots = nil
+	}
 	return err
 }

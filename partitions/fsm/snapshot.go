@@ -209,10 +209,9 @@ type received struct {
 // RecoverFromSnapshot replaces the whole state by a peer's. What this replica has
 // is made durable first, what it lacks of the log is fetched into the staging
 // folder, then the new log is put together of both in a directory of its own,
-// under the next generation, then the small files are written beside the old ones,
-// then one marker write makes all of it the replica's state. A crash before that
-// leaves the old state, and what was begun is removed by Open, but for the staging;
-// a crash after it leaves the new one.
+// under the next generation, then one marker write makes all of it the replica's
+// state. A crash before that leaves the old state, and what was begun is removed by
+// Open, but for the staging; a crash after it leaves the new one.
 func (f *FSM) RecoverFromSnapshot(r io.Reader, stopc <-chan struct{}) error {
 	if f.failed != nil {
 		return f.failed
@@ -334,27 +333,17 @@ func (f *FSM) decodeHead(b []byte) (received, error) {
 
 // replace makes got and log the replica's state, on disk and in memory.
 func (f *FSM) replace(got received, log *commitlog.Log) error {
-	m := got.marker
-	b := got.table.Encode(nil)
-	m.Producers = refOf(m.Applied, b)
-	if err := f.saveFile(m.ProducersFile(), b); err != nil {
-		return err
-	}
-	if b = appendEpochs(nil, got.epochs); len(b) > 0 {
-		m.Epochs = refOf(m.Applied, b)
-		if err := f.saveFile(m.EpochsFile(), b); err != nil {
+	v := saved{Marker: got.marker, epochs: got.epochs, producers: got.table.Encode(nil)}
+	// The first write is the one that counts. The second leaves no slot that speaks of
+	// the log that goes: nothing may fall back to it.
+	for range 2 {
+		if err := f.slots.write(&v); err != nil {
 			return err
 		}
 	}
-	if err := storage.SyncDir(f.fs, f.opts.Dir); err != nil {
-		return err
-	}
-	if err := f.writeMarker(m); err != nil {
-		return err
-	}
 	old := f.log
 	f.log = log
-	f.adopt(m, got.table, got.epochs)
+	f.adopt(v.Marker, got.table, got.epochs)
 	f.publishAll()
 	return errors.Join(old.Close(), f.removeObsolete())
 }

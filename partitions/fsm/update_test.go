@@ -311,7 +311,7 @@ func TestRoundsDoNotShowInTheFiles(t *testing.T) {
 			}
 			from = to
 		}
-		if err := f.Sync(); err != nil {
+		if err := settle(f); err != nil {
 			t.Fatal(err)
 		}
 		h.modelAt(len(h.entries)).check(t, f)

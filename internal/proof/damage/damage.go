@@ -62,8 +62,8 @@ func targets() []target {
 		{"segment, middle", "partitions/SHARD-*/log-*/*.log", middle, false},
 		{"segment, tail", "partitions/SHARD-*/log-*/*.log", tail, false},
 		{"index", "partitions/SHARD-*/log-*/*.index", head, false},
-		{"marker", "partitions/SHARD-*/marker", middle, false},
-		{"snapshot", "partitions/SHARD-*/producers-*", middle, false},
+		{"marker, first slot", "partitions/SHARD-*/marker", head, false},
+		{"marker, second slot", "partitions/SHARD-*/marker", middle, false},
 	}
 }
 

@@ -25,9 +25,7 @@ func moments() []moment {
 			return r.awaitFile(ctx, c, func(name string) bool { return strings.HasSuffix(name, ".log") })
 		}},
 		{"snapshotting", func(ctx context.Context, r *run, c cycle) (string, error) {
-			return r.awaitFile(ctx, c, func(name string) bool {
-				return strings.HasPrefix(name, "marker") || strings.HasPrefix(name, "producers-")
-			})
+			return r.awaitFile(ctx, c, func(name string) bool { return strings.HasPrefix(name, "marker") })
 		}},
 	}
 }
@@ -39,7 +37,7 @@ func awaitIdle(ctx context.Context, r *run, c cycle) (string, error) {
 }
 
 // awaitFile returns as soon as one of the nodes makes a file that fits in one of
-// its replicas' directories.
+// its replicas' directories, or writes its marker.
 func (r *run) awaitFile(ctx context.Context, c cycle, fits func(name string) bool) (string, error) {
 	w, err := newWatch()
 	if err != nil {
@@ -55,8 +53,13 @@ func (r *run) awaitFile(ctx context.Context, c cycle, fits func(name string) boo
 		if err != nil {
 			return "", err
 		}
-		for _, dir := range append(dirs, logs...) {
-			if err := w.add(dir); err != nil {
+		for _, dir := range dirs { // of what lies in it the marker alone is written in place
+			if err := w.add(dir, created|written); err != nil {
+				return "", err
+			}
+		}
+		for _, dir := range logs {
+			if err := w.add(dir, created); err != nil {
 				return "", err
 			}
 		}

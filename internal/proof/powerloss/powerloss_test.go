@@ -46,7 +46,7 @@ func TestAWatchHearsOfTheFileItWaitsFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.close()
-	if err := w.add(dir); err != nil {
+	if err := w.add(dir, created); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"other", "a-name-that-is-longer.log"} {

@@ -13,7 +13,7 @@ import (
 // watchTick is how often a watch looks whether it should end, in milliseconds.
 const watchTick = 100
 
-// watch hears of new files in directories (inotify(7)).
+// watch hears of files in directories (inotify(7)).
 type watch struct{ fd int }
 
 func newWatch() (*watch, error) {
@@ -24,8 +24,14 @@ func newWatch() (*watch, error) {
 	return &watch{fd: fd}, nil
 }
 
-func (w *watch) add(dir string) error {
-	if _, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+// What add can ask for: new files, and writes to those there are.
+const (
+	created = unix.IN_CREATE | unix.IN_MOVED_TO
+	written = unix.IN_MODIFY
+)
+
+func (w *watch) add(dir string, events uint32) error {
+	if _, err := unix.InotifyAddWatch(w.fd, dir, events); err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
 	return nil
