@@ -25,3 +25,7 @@ func (b *Broker) Replica(topic string, partition int32) (*partitions.Partition, 
 func (b *Broker) RaftTail(shard uint64, count int) ([]raftnode.LogEntry, error) {
 	return b.raft.Tail(shard, count)
 }
+
+// LeadsMetadata reports whether this node leads the metadata, as far as it knows.
+// The node must have started.
+func (b *Broker) LeadsMetadata() bool { return b.store.IsLeader() }
