@@ -81,6 +81,8 @@ type Broker struct {
 	nats     *natsapi.Server
 	http     *httpadmin.Server
 	balancer *metadata.Balancer
+	// replacing are the shards in memory that this node gets a new replica of.
+	replacing replacing
 
 	// unready is why the node is not ready; nil once it is.
 	unready atomic.Pointer[string]
@@ -296,7 +298,7 @@ func (b *Broker) startServing() error {
 	b.handler = handler.New(handler.Options{
 		NodeID: b.config.Cluster.NodeID, Version: version(), Replicas: handler.HostReplicas{Host: b.host},
 		Metadata: b.store, Leaders: b.leaders, Peers: b.nats, Producer: b.nats, Groups: b.groups, Coordinators: coordinators{b}, Alive: b.alive,
-		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskLow: b.nats.DiskLow,
+		MetadataRaft: b.metadataRaft, BalanceNow: b.balancer.BalanceNow, DiskLow: b.nats.DiskLow, Replacing: b.replacing.names,
 		ProducerWindow: b.config.ProducerState.Window, ProducerExpiry: b.config.ProducerState.Expiry,
 		InFlightBytesMax: int64(b.config.Raft.MaxInFlightBytes), Logger: b.logger, Metrics: b.metrics,
 	})

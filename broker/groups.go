@@ -69,6 +69,7 @@ func (b *Broker) startGroups(background context.Context) error {
 // restoreGroups brings this node's replica of a coordinator shard back under a new
 // id, and gives it its vote. It ends with ctx.
 func (b *Broker) restoreGroups(ctx context.Context, l lostLog, start func(raftnode.Shard) error) {
+	b.replacing.begin(l.shard.ID)
 	last := time.Now()
 	say := func(reason string) {
 		if time.Since(last) >= startLogPeriod {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"logbroker/broker/groups"
@@ -188,6 +189,37 @@ func (b *Broker) replacer(start func(raftnode.Shard) error, say func(reason stri
 	}
 }
 
+// replacing are shards in memory whose new replica on this node does not vote yet.
+type replacing struct {
+	mu     sync.Mutex // guards shards
+	shards map[uint64]bool
+}
+
+func (r *replacing) begin(shard uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.shards == nil {
+		r.shards = map[uint64]bool{}
+	}
+	r.shards[shard] = true
+}
+
+func (r *replacing) end(shard uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.shards, shard)
+}
+
+// names returns what people call the shards.
+func (r *replacing) names() (out []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, shard := range slices.Sorted(maps.Keys(r.shards)) {
+		out = append(out, shardName(shard))
+	}
+	return out
+}
+
 // promoteRetry is the wait before a replica that was replaced asks for its vote
 // again.
 const promoteRetry = time.Second
@@ -199,10 +231,12 @@ func (b *Broker) promote(ctx context.Context, shard uint64) {
 	if _, replaced := id.Replaced[shard]; !replaced {
 		return
 	}
+	b.replacing.begin(shard)
 	replica := id.replica(shard)
 	for {
 		promoted, err := b.tryPromote(ctx, shard, replica, id.Incarnation)
 		if err == nil {
+			b.replacing.end(shard)
 			if !promoted {
 				return // long ago
 			}

@@ -128,8 +128,13 @@ func (h *Handler) clusterHealth(ctx context.Context, _ protocol.Empty) (*protoco
 		health.Reasons = append(health.Reasons, "the metadata has no leader")
 	}
 	for _, n := range image.Nodes() {
-		if v.nodes[n.ID] == nil {
+		reply := v.nodes[n.ID]
+		if reply == nil {
 			health.Reasons = append(health.Reasons, fmt.Sprintf("node %d does not answer", n.ID))
+			continue
+		}
+		for _, name := range reply.Replacing {
+			health.Reasons = append(health.Reasons, fmt.Sprintf("node %d gets a new replica of %s, whose log it has lost: it does not vote yet", n.ID, name))
 		}
 	}
 	for _, n := range h.options.DiskLow() {

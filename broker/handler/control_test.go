@@ -22,11 +22,12 @@ import (
 // node has the same image.
 type fleet struct {
 	*testing.T
-	store   *metadata.Store
-	leaders *metadata.Leaders
-	peers   fakePeers
-	nodes   map[uint64]*fakeReplicas
-	meta    map[uint64]protocol.ReplicaStatus
+	store     *metadata.Store
+	leaders   *metadata.Leaders
+	peers     fakePeers
+	nodes     map[uint64]*fakeReplicas
+	meta      map[uint64]protocol.ReplicaStatus
+	replacing map[uint64][]string // by node
 }
 
 func newFleet(t *testing.T, n int) *fleet {
@@ -43,6 +44,7 @@ func newFleet(t *testing.T, n int) *fleet {
 		h := New(Options{
 			NodeID: id, Version: "v9", Replicas: f.nodes[id], Metadata: store, Leaders: f.leaders, Peers: f.peers,
 			MetadataRaft: func() (RaftState, bool) { return f.meta[id], true }, PeerTimeout: 200 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			Replacing: func() []string { return f.replacing[id] },
 		})
 		t.Cleanup(h.Close)
 		f.peers[id] = h
@@ -405,6 +407,17 @@ func TestClusterViewsWithANodeDown(t *testing.T) {
 	must(t, err)
 	if len(rows.Partitions) != 3 || !rows.Partitions[0].UnderReplicated || rows.Partitions[0].Topic != "orders" {
 		t.Errorf("%+v", rows)
+	}
+}
+
+func TestHealthNamesAReplicaThatIsMadeAnew(t *testing.T) {
+	f := newFleet(t, 3)
+	f.topic("orders", 1, 3)
+	f.replacing = map[uint64][]string{2: {"the metadata"}}
+	got, err := admin[protocol.ClusterHealth](f, protocol.VerbClusterHealth, protocol.Empty{})
+	must(t, err)
+	if got.Healthy || len(got.Reasons) != 1 || !strings.Contains(got.Reasons[0], "node 2 gets a new replica of the metadata") {
+		t.Errorf("%+v", got)
 	}
 }
 

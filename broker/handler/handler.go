@@ -118,6 +118,9 @@ type Options struct {
 	// DiskLow returns the nodes that are below their disk reserve. To a partition
 	// with a replica on one of them produce is refused. nil = none ever.
 	DiskLow func() []uint64
+	// Replacing names the metadata and the group shards that this node gets a new
+	// replica of. nil = none ever.
+	Replacing func() []string
 
 	// ProducerWindow and ProducerExpiry are told to producers.
 	ProducerWindow int
@@ -179,6 +182,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.DiskLow == nil {
 		o.DiskLow = func() []uint64 { return nil }
+	}
+	if o.Replacing == nil {
+		o.Replacing = func() []string { return nil }
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -15,6 +15,7 @@ import (
 func (h *Handler) nodeReplicas(_ context.Context, req protocol.ReplicasRequest) (*protocol.ReplicasReply, error) {
 	reply := &protocol.ReplicasReply{Node: h.options.NodeID, Version: h.options.Version, Replicas: []protocol.ReplicaStatus{}}
 	if len(req.Shards) == 0 {
+		reply.Replacing = h.options.Replacing()
 		for _, r := range h.options.Replicas.All() {
 			reply.Replicas = append(reply.Replicas, replicaStatus(r))
 		}

@@ -361,6 +361,9 @@ type ReplicasReply struct {
 	Node     uint64          `json:"node"`
 	Version  string          `json:"version"`
 	Replicas []ReplicaStatus `json:"replicas"`
+	// Replacing names the metadata and the group shards whose log the node has lost
+	// and whose new replica there does not vote yet.
+	Replacing []string `json:"replacing,omitempty"`
 }
 
 // ReplicaStatus is one replica as its node sees it. State is running, starting
