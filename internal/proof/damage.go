@@ -14,11 +14,11 @@ func newDamage() *cobra.Command {
 		Use: "damage", Short: "Damage of every file of a node, in every way, on leader and follower", Args: cli.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Binary, o.Dir, o.Out, o.Commit = s.binary, s.dir, cmd.OutOrStdout(), commit(cmd)
-			s.begin(cmd)
 			return damage.Run(cmd.Context(), o)
 		},
 	}
-	s.register(cmd)
+	s.place(cmd)
 	cmd.Flags().StringVar(&o.Only, "only", "", "only the cells with this in their name, such as marker or \"/ bit flip /\"")
+	cmd.Flags().StringVar(&o.State, "state", "", "file to go on from and to write after each cell")
 	return cmd
 }

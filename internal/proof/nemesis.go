@@ -12,17 +12,23 @@ import (
 	"logbroker/internal/proof/testbed"
 )
 
-// shared are the flags that every proof has.
+// shared are the flags that proofs have in common.
 type shared struct {
 	binary, dir string
 	seed        uint64
 	noSync      bool
 }
 
-func (s *shared) register(cmd *cobra.Command) {
+// place registers which broker is tried, and where.
+func (s *shared) place(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.binary, "binary", "bin/logbrokerd", "the broker to try")
 	f.StringVar(&s.dir, "dir", "bin/proof-data", "directory for the nodes' data; what is there of the run is replaced")
+}
+
+func (s *shared) register(cmd *cobra.Command) {
+	s.place(cmd)
+	f := cmd.Flags()
 	f.Uint64Var(&s.seed, "seed", 0, "same seed, same schedule; 0: the time")
 	f.BoolVar(&s.noSync, "without-fsync", false, "let every fsync of the nodes do nothing: the proof must fail")
 }

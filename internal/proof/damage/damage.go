@@ -10,6 +10,7 @@ package damage
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -74,8 +75,8 @@ func harms() []harm {
 }
 
 // errNothing says that a cell has nothing to do: no such file, or one without
-// content.
-var errNothing = errors.New("there is no such file")
+// content, or an old copy that is no other.
+var errNothing = errors.New("there is nothing to damage")
 
 // position is the byte where the harm begins.
 func (f file) position(size int) int {
@@ -130,6 +131,9 @@ func restore(f file) error {
 	}
 	if err != nil {
 		return err
+	}
+	if now, err := os.ReadFile(f.path); err != nil || bytes.Equal(now, data) {
+		return cmp.Or(err, errNothing)
 	}
 	return os.WriteFile(f.path, data, 0o644)
 }

@@ -69,3 +69,37 @@ func TestWhatOnlyTheRaftLogStoreCanMendDoesNotFailTheProof(t *testing.T) {
 		}
 	}
 }
+
+func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
+	t.Parallel()
+	o := Options{State: filepath.Join(t.TempDir(), "state"), Only: "marker"}
+	cells, err := load(o)
+	if err != nil || len(cells) != 10 || !cells[0].open() {
+		t.Fatalf("%d cells, %v", len(cells), err)
+	}
+	cells[3].outcome, cells[3].detail, cells[3].commit = named, "why", "abc"
+	if err := save(o, cells); err != nil {
+		t.Fatal(err)
+	}
+	index := Options{State: o.State, Only: "index"}
+	if cells, err = load(index); err != nil {
+		t.Fatal(err)
+	}
+	cells[0].outcome, cells[0].commit = mended, "def"
+	if err := save(index, cells); err != nil {
+		t.Fatal(err)
+	}
+	all, err := load(Options{State: o.State})
+	if err != nil || len(all) != 100 || commits(all) != "def,abc" {
+		t.Fatalf("%d cells of %s, %v", len(all), commits(all), err)
+	}
+	open := 0
+	for _, c := range all {
+		if c.open() {
+			open++
+		}
+	}
+	if again, err := load(o); err != nil || open != 98 || again[3].outcome != named || again[3].detail != "why" {
+		t.Errorf("%d cells are open; %+v, %v", open, again[3], err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -38,29 +39,36 @@ type Options struct {
 	Dir    string
 	// Only are words that a cell's name must have in it; "": all cells.
 	Only string
-	Out  io.Writer
+	// State is a file that keeps what became of each cell; a run goes on with those
+	// that are not in it. "": none.
+	State string
+	Out   io.Writer
 }
 
 // The outcomes of a cell.
 const (
-	none       = "no such file" // nothing was done
-	refused    = "refused"      // the node does not start and says why
-	ended      = "ended"        // the node ended after it had started
-	named      = "named"        // cluster health names it
-	mended     = "whole"        // at the end its replica is like the others
-	undetected = "UNDETECTED"   // its replica differs, and nobody says so
-	lostAcked  = "LOST"         // acked records are gone, or other ones are served
-	unserved   = "UNAVAILABLE"  // what is intact on a majority cannot be read
+	none        = "nothing"     // there is no such file, or no older one
+	refused     = "refused"     // the node does not start and says why
+	ended       = "ended"       // the node ended after it had started
+	quarantined = "quarantined" // its replica was set aside; the node and the others go on
+	named       = "named"       // cluster health names it
+	mended      = "whole"       // at the end its replica is like the others
+	undetected  = "UNDETECTED"  // its replica differs, and nobody says so
+	lostAcked   = "LOST"        // acked records are gone, or other ones are served
+	unserved    = "UNAVAILABLE" // what is intact on a majority cannot be read
 )
 
 // cell is one line of the table.
 type cell struct {
 	target  target
 	harm    harm
-	leader  bool // the damaged node is to lead
-	outcome string
+	leader  bool   // the damaged node is to lead
+	outcome string // "": not played yet
 	detail  string
+	commit  string // that it was played with
 }
+
+func (c *cell) open() bool { return c.outcome == "" }
 
 func (c *cell) name() string {
 	role := "follower"
@@ -84,25 +92,40 @@ func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return err
 	}
+	cells, err := load(o)
+	if err != nil {
+		return err
+	}
+	if err := playAll(ctx, o, cells); err != nil {
+		return err
+	}
+	return report(o, cells)
+}
+
+// playAll plays the cells that were not played before.
+func playAll(ctx context.Context, o Options, cells []*cell) error {
+	if !slices.ContainsFunc(cells, (*cell).open) {
+		return nil
+	}
 	g, err := fill(ctx, o)
 	if err != nil {
 		return fmt.Errorf("filling the cluster: %w", err)
 	}
-	var cells []*cell
-	for _, c := range matrix() {
-		if !strings.Contains(c.name(), o.Only) {
+	for _, c := range cells {
+		if !c.open() {
 			continue
 		}
-		if err := g.play(ctx, c); err != nil {
+		c.commit = o.Commit
+		err := g.play(ctx, c)
+		if err == nil {
+			err = save(o, cells)
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", c.name(), err), g.cluster.Close())
 		}
-		cells = append(cells, c)
 		g.cluster.Say("%s: %s %s", c.name(), c.outcome, c.detail)
 	}
-	if err := errors.Join(g.cluster.Close(), os.RemoveAll(o.Dir)); err != nil {
-		return err
-	}
-	return report(o, cells)
+	return errors.Join(g.cluster.Close(), os.RemoveAll(o.Dir))
 }
 
 // matrix is every cell.
@@ -174,9 +197,8 @@ func (g *golden) compare(c *cell, health string) {
 	case c.outcome == unserved:
 	case err == nil && same:
 		c.outcome = mended
-		if c.target.store {
-			c.detail += "; taken for whole, what was missing came from the others"
-		}
+	case strings.Contains(health, quarantined):
+		c.outcome, c.detail = quarantined, health+c.detail
 	case health != "":
 		c.outcome, c.detail = named, health+c.detail
 	case err != nil:
@@ -269,7 +291,7 @@ func report(o Options, cells []*cell) error {
 	for _, c := range cells {
 		count[c.outcome]++
 		detail := strings.ReplaceAll(strings.TrimPrefix(c.detail, "; "), "\n", " ")
-		if c.target.store && (c.outcome == undetected || c.outcome == ended || c.outcome == mended) {
+		if c.target.store && (c.outcome == undetected || c.outcome == ended) {
 			detail = "(only another Raft log store can do better) " + detail
 			store++
 		}
@@ -281,8 +303,8 @@ func report(o Options, cells []*cell) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.Out, "cells=%d refused=%d ended=%d named=%d whole=%d undetected=%d unavailable=%d lost=%d left-to-the-raft-log-store=%d commit=%s\n",
-		len(cells)-count[none], count[refused], count[ended], count[named], count[mended], count[undetected], count[unserved], count[lostAcked], store, o.Commit)
+	fmt.Fprintf(o.Out, "cells=%d refused=%d ended=%d quarantined=%d named=%d whole=%d undetected=%d unavailable=%d lost=%d left-to-the-raft-log-store=%d commit=%s\n",
+		len(cells)-count[none], count[refused], count[ended], count[quarantined], count[named], count[mended], count[undetected], count[unserved], count[lostAcked], store, commits(cells))
 	if bad > 0 {
 		return testbed.ErrFound
 	}
