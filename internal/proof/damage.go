@@ -14,6 +14,7 @@ func newDamage() *cobra.Command {
 		Use: "damage", Short: "Damage of every file of a node, in every way, on leader and follower", Args: cli.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Binary, o.Dir, o.Out, o.Commit = s.binary, s.dir, cmd.OutOrStdout(), commit(cmd)
+			s.begin(cmd) // brings up the network that the nodes use
 			return damage.Run(cmd.Context(), o)
 		},
 	}
