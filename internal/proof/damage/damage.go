@@ -10,7 +10,6 @@ package damage
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -75,7 +74,7 @@ func harms() []harm {
 }
 
 // errNothing says that a cell has nothing to do: no such file, or one without
-// content, or an old copy that is no other.
+// content.
 var errNothing = errors.New("there is nothing to damage")
 
 // position is the byte where the harm begins.
@@ -124,18 +123,32 @@ func garbage(f file) error {
 	return f.change(func(data []byte) []byte { return append(data, bytes.Repeat([]byte("garbage!"), 100)...) })
 }
 
+// restore puts the old copy in the file's place, and where that is no other the old
+// copy of the directory in which it lies.
 func restore(f file) error {
-	data, err := os.ReadFile(f.old)
-	if errors.Is(err, os.ErrNotExist) {
-		return errNothing
-	}
-	if err != nil {
+	old, err := os.ReadFile(f.old)
+	if err == nil {
+		now, err := os.ReadFile(f.path)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(now, old) {
+			return os.WriteFile(f.path, old, 0o644)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if now, err := os.ReadFile(f.path); err != nil || bytes.Equal(now, data) {
-		return cmp.Or(err, errNothing)
+	from, to := filepath.Dir(f.old), filepath.Dir(f.path)
+	if _, err := os.Stat(from); err != nil {
+		return errNothing
 	}
-	return os.WriteFile(f.path, data, 0o644)
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	return copyDir(from, to)
 }
 
 // choose returns the file below dir that a target means; old is where the earlier

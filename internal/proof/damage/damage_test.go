@@ -43,8 +43,28 @@ func TestEveryHarmChangesTheFileAndOnlyWhereItIsMeantTo(t *testing.T) {
 			}
 		}
 	}
-	if err := restore(file{path: "x", old: filepath.Join(t.TempDir(), "none")}); !errors.Is(err, errNothing) {
+	nowhere := file{path: filepath.Join(t.TempDir(), "x"), old: filepath.Join(t.TempDir(), "none", "x")}
+	if err := restore(nowhere); !errors.Is(err, errNothing) {
 		t.Errorf("an old copy that is not there: %v", err)
+	}
+}
+
+func TestAnOldCopyThatIsNoOtherIsThatOfTheDirectory(t *testing.T) {
+	t.Parallel()
+	now, old := t.TempDir(), t.TempDir()
+	for path, data := range map[string]string{now + "/a": "same", now + "/b": "new", old + "/a": "same", old + "/c": "earlier"} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := restore(file{path: now + "/a", old: old + "/a"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(now + "/b"); !errors.Is(err, os.ErrNotExist) {
+		t.Error("what came later is still there")
+	}
+	if data, err := os.ReadFile(now + "/c"); err != nil || string(data) != "earlier" {
+		t.Errorf("%q, %v", data, err)
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 	valueBytes = 1 << 10
 	// Acks of each partition before and after the old copy: most of the log lies
 	// below the markers, its tail above them.
-	firstPart, secondPart = 3500, 700
+	firstPart, secondPart = 6000, 700
 	// startMax bounds the start of the damaged node, leadMax its way to leadership,
 	// readMax the reading of everything, nameMax the time until damage is named.
 	startMax = 40 * time.Second
