@@ -270,3 +270,16 @@ func TestANodeWithoutTheRecordStartsAndSaysSo(t *testing.T) {
 		})
 	}
 }
+
+// What recording costs, once a second, a node with a thousand replicas that are
+// all written to.
+func BenchmarkTails(b *testing.B) {
+	t := &tails{fs: storage.OS(), dir: b.TempDir(), logger: slog.New(slog.DiscardHandler), recorded: map[ReplicaKey]raftnode.LogTail{}}
+	for i := range uint64(1000) {
+		t.recorded[ReplicaKey{Shard: 1000 + i, Replica: 1}] = raftnode.LogTail{Last: 1 << 40, Term: 7, Vote: 1}
+	}
+	for b.Loop() {
+		t.changed = true
+		t.record()
+	}
+}

@@ -34,7 +34,7 @@ func fill(ctx context.Context, o Options) (*golden, error) {
 	}
 	defer stalls.Stop()
 	cluster, err := testbed.New(ctx, testbed.Options{
-		Binary: o.Binary, Dir: o.Dir, Out: o.Out, Storage: "segment_bytes: 256KiB, scrub_interval: 1s, scrub_bytes_per_second: 0, min_free_bytes: 1MiB",
+		Binary: o.Binary, Dir: o.Dir, Out: o.Out, Storage: "segment_bytes: 1MiB, scrub_interval: 1s, scrub_bytes_per_second: 0, min_free_bytes: 1MiB",
 	})
 	if err != nil {
 		return nil, err

@@ -25,11 +25,13 @@ const (
 	// below the markers, its tail above them.
 	firstPart, secondPart = 6000, 700
 	// startMax bounds the start of the damaged node, leadMax its way to leadership,
-	// readMax the reading of everything, nameMax the time until damage is named.
+	// readMax the reading of everything, nameMax the time until damage is named,
+	// mendMax the time from then until it is mended.
 	startMax = 40 * time.Second
 	leadMax  = 4 * time.Second
 	readMax  = 30 * time.Second
 	nameMax  = 3 * time.Second
+	mendMax  = 8 * time.Second
 )
 
 // Options of a run.
@@ -176,7 +178,7 @@ func (g *golden) watch(ctx context.Context, c *cell, victim *testbed.Node) error
 	if c.outcome == lostAcked || c.outcome == refused {
 		return nil
 	}
-	health := g.named(ctx)
+	health := g.settled(ctx)
 	if up && !victim.Running() {
 		c.outcome, c.detail = ended, victim.LastError()
 		return nil
@@ -271,16 +273,22 @@ func (g *golden) read(ctx context.Context, c *cell) {
 	}
 }
 
-// named waits until cluster health names something.
-func (g *golden) named(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, nameMax)
+// settled waits until cluster health names something, and then until it does not
+// any more or nothing comes of it; it returns what it said last.
+func (g *golden) settled(ctx context.Context) (reasons string) {
+	naming, cancel := context.WithTimeout(ctx, nameMax)
 	defer cancel()
-	for ctx.Err() == nil {
-		if reasons := g.cluster.Unhealthy(ctx); reasons != "" {
-			return reasons
+	for naming.Err() == nil && reasons == "" {
+		reasons = g.cluster.Unhealthy(naming)
+	}
+	mending, cancel := context.WithTimeout(ctx, mendMax)
+	defer cancel()
+	for mending.Err() == nil && reasons != "" {
+		if now, known := g.cluster.Health(mending); known {
+			reasons = now
 		}
 	}
-	return ""
+	return reasons
 }
 
 // report prints the table and the last line.

@@ -336,11 +336,18 @@ func (c *Cluster) SyncDisks() error {
 // Unhealthy returns what cluster health complains of, "" where it does not or
 // nobody answers.
 func (c *Cluster) Unhealthy(ctx context.Context) string {
+	reasons, _ := c.Health(ctx)
+	return reasons
+}
+
+// Health returns what cluster health complains of; known is false where nobody
+// answers.
+func (c *Cluster) Health(ctx context.Context) (reasons string, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, askMax)
 	defer cancel()
 	health, err := c.admin.Admin().ClusterHealth(ctx)
 	if err != nil || health.Healthy {
-		return ""
+		return "", err == nil
 	}
-	return strings.Join(health.Reasons, "; ")
+	return strings.Join(health.Reasons, "; "), true
 }
