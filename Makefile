@@ -138,7 +138,7 @@ powerloss: proof-binaries
 	bin/proof powerloss --cycles $(CYCLES) --seed $(SEED) --state '$(STATE)'
 
 # The same with brokers in one process, whose disks are in memory and forget what
-# was not synced; the tests do it two dozen times.
+# was not synced; the tests do it a dozen times.
 powerloss-memory:
 	$(GO) test -count=1 -timeout=2h -run=TestLossOfPowerLosesNothing -v ./internal/failures -args -failures.losses=$(CYCLES) -failures.seed=$(SEED)
 

@@ -34,7 +34,9 @@ const (
 // create, change and delete the same few topics and take producer ids, while the
 // node that leads the metadata is cut off, and crashes, twice each (once with -race).
 func TestTheMetadataIsLinearizable(t *testing.T) {
-	s, err := newStage(t.Context(), options())
+	o := options()
+	o.Tick = tickRace
+	s, err := newStage(t.Context(), o)
 	defer func() {
 		if err := s.close(); err != nil {
 			t.Error(err)

@@ -26,7 +26,7 @@ const (
 	nodes = 3
 	// patience is how long a step waits for its event: it says where a play hangs,
 	// and nothing that works takes it.
-	patience = 45 * time.Second
+	patience = 2 * time.Minute
 	poll     = 2 * time.Millisecond
 
 	// The Raft clock, in ticks: an election time-out is 20 to 40 of them.
