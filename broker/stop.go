@@ -157,7 +157,7 @@ func (b *Broker) successor(p *partitions.Partition) (uint64, bool) {
 		return 0, false
 	}
 	// Starting behind the own place spreads the leaderships over the others.
-	nodes := part.Nodes()
+	nodes := part.Voters()
 	for i := range nodes {
 		to := nodes[(int(spec.Partition)+i)%len(nodes)]
 		if to != b.config.Cluster.NodeID && b.alive(to) {

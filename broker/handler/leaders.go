@@ -25,6 +25,8 @@ func (h *Handler) transferLeader(ctx context.Context, req protocol.TransferLeade
 	switch {
 	case to == 0:
 		return nil, errcode.New(errcode.InvalidRequest, "%s/%d has no other replica that could lead; name a node", t.Name, p.ID)
+	case slices.Contains(p.Nodes(), to) && !slices.Contains(p.Voters(), to):
+		return nil, errcode.New(errcode.InvalidRequest, "the replica of %s/%d on node %d is being replaced and cannot lead yet; choose one of %v", t.Name, p.ID, to, p.Voters())
 	case !slices.Contains(p.Nodes(), to):
 		return nil, errcode.New(errcode.InvalidRequest, "node %d has no replica of %s/%d; choose one of %v", to, t.Name, p.ID, p.Nodes())
 	case to == leader:
@@ -82,7 +84,7 @@ func leaderless(format string, args ...any) error {
 // otherReplica returns a node that holds p, is alive and does not lead; the
 // preferred leader first; 0 where there is none.
 func (h *Handler) otherReplica(p *metadata.Partition, leader uint64) uint64 {
-	for _, n := range p.Nodes() {
+	for _, n := range p.Voters() {
 		if n != leader && (n == h.options.NodeID || h.options.Alive(n)) {
 			return n
 		}

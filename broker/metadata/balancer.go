@@ -332,7 +332,7 @@ func (b *Balancer) shards() []placement.Partition {
 	for _, t := range m.Topics() {
 		for i := range t.Partitions {
 			p := &t.Partitions[i]
-			out = append(out, placement.Partition{Topic: t.ID, Shard: p.Shard, Replicas: p.Nodes()})
+			out = append(out, placement.Partition{Topic: t.ID, Shard: p.Shard, Replicas: p.Voters()})
 		}
 	}
 	for i := range out {

@@ -20,6 +20,10 @@ const (
 	kindAddPartitions = "add_partitions"
 	kindMarkStarted   = "mark_started"
 	kindProducerIDs   = "producer_ids"
+
+	kindReplaceReplica  = "replace_replica"
+	kindReplicaLeft     = "replica_left"
+	kindReplicaPromoted = "replica_promoted"
 )
 
 // command is an entry of the metadata shard's log, as JSON. TimeMs is the
@@ -78,6 +82,13 @@ type addPartitions struct {
 type markStarted struct {
 	Node     uint64       `json:"node"`
 	Replicas []ReplicaKey `json:"replicas"`
+}
+
+// replaceReplica asks for a replica under a new id in the place of Replica, on the
+// same node.
+type replaceReplica struct {
+	ReplicaKey
+	Node uint64 `json:"node"`
 }
 
 type producerIDs struct {

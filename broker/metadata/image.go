@@ -49,6 +49,18 @@ type Partition struct {
 	Shard       uint64    `json:"shard"`
 	Replicas    []Replica `json:"replicas"`
 	NextReplica uint64    `json:"next_replica"`
+	// Founders are the first members of the shard, kept from when the first of them
+	// is replaced; empty before.
+	Founders []Founder `json:"founders,omitempty"`
+	// Leaving holds the ids of replaced replicas that may still be members of the
+	// shard. It is empty unless a replica is Joining.
+	Leaving []uint64 `json:"leaving,omitempty"`
+}
+
+// Founder is one of a shard's first members.
+type Founder struct {
+	Replica     uint64 `json:"replica"`
+	Incarnation string `json:"incarnation"`
 }
 
 // Nodes returns the ids of the nodes that hold replicas, preferred leader first.
@@ -60,13 +72,48 @@ func (p *Partition) Nodes() []uint64 {
 	return out
 }
 
-// Members maps replica ids to node incarnations: the first members of the shard.
+// Members maps replica ids to node incarnations: the first members of the shard,
+// which stay what they were when a replica is replaced. They are what a replica
+// that is no Joiner is started with for the first time.
 func (p *Partition) Members() map[uint64]string {
 	out := make(map[uint64]string, len(p.Replicas))
-	for _, r := range p.Replicas {
-		out[r.Replica] = r.Incarnation
+	for _, f := range p.founders() {
+		out[f.Replica] = f.Incarnation
 	}
 	return out
+}
+
+func (p *Partition) founders() []Founder {
+	if len(p.Founders) > 0 {
+		return p.Founders
+	}
+	out := make([]Founder, len(p.Replicas))
+	for i, r := range p.Replicas {
+		out[i] = Founder{Replica: r.Replica, Incarnation: r.Incarnation}
+	}
+	return out
+}
+
+// Voters returns the ids of the nodes whose replicas vote and may lead, preferred
+// leader first.
+func (p *Partition) Voters() []uint64 {
+	out := make([]uint64, 0, len(p.Replicas))
+	for _, r := range p.Replicas {
+		if !r.Joining {
+			out = append(out, r.Node)
+		}
+	}
+	return out
+}
+
+// Joining returns the replica that is taking the place of another one.
+func (p *Partition) Joining() (Replica, bool) {
+	for _, r := range p.Replicas {
+		if r.Joining {
+			return r, true
+		}
+	}
+	return Replica{}, false
 }
 
 // ReplicaOn returns the replica that node holds.
@@ -87,6 +134,10 @@ type Replica struct {
 	Replica     uint64 `json:"replica"`
 	Incarnation string `json:"incarnation"`
 	Started     bool   `json:"started,omitempty"`
+	// Joiner is set for good on a replica that took the place of another: it joined
+	// the running shard. Joining is set until it votes.
+	Joiner  bool `json:"joiner,omitempty"`
+	Joining bool `json:"joining,omitempty"`
 }
 
 // ReplicaKey names a replica.
@@ -225,6 +276,20 @@ func (m *Image) ReplicasOn(node uint64) []Assignment {
 	for _, t := range m.topics {
 		for i := range t.Partitions {
 			if r, ok := t.Partitions[i].ReplicaOn(node); ok {
+				out = append(out, Assignment{t, &t.Partitions[i], r})
+			}
+		}
+	}
+	return out
+}
+
+// Replacements returns the replicas of all nodes that are taking the place of
+// others, by topic id and partition.
+func (m *Image) Replacements() []Assignment {
+	var out []Assignment
+	for _, t := range m.topics {
+		for i := range t.Partitions {
+			if r, ok := t.Partitions[i].Joining(); ok {
 				out = append(out, Assignment{t, &t.Partitions[i], r})
 			}
 		}

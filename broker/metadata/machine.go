@@ -97,6 +97,12 @@ func (m *machine) execute(next *Image, c command) (result, error) {
 		return with(m.markStarted, next, c)
 	case kindProducerIDs:
 		return with(m.producerIDs, next, c)
+	case kindReplaceReplica:
+		return with(m.replaceReplica, next, c)
+	case kindReplicaLeft:
+		return with(m.replicaLeft, next, c)
+	case kindReplicaPromoted:
+		return with(m.replicaPromoted, next, c)
 	}
 	return result{}, unknownCommand(c)
 }

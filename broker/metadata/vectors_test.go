@@ -83,7 +83,7 @@ func TestOldSnapshotsAreRead(t *testing.T) {
 }
 
 func FuzzUpdate(f *testing.F) {
-	for _, c := range vectorCommands() {
+	for _, c := range append(vectorCommands(), replaceCommands()...) {
 		f.Add(c)
 	}
 	f.Fuzz(func(t *testing.T, cmd []byte) {
@@ -98,7 +98,7 @@ func FuzzUpdate(f *testing.F) {
 
 func FuzzRecoverFromSnapshot(f *testing.F) {
 	r := newRig(&testing.T{})
-	for _, c := range vectorCommands() {
+	for _, c := range append(vectorCommands(), replaceCommands()...) {
 		r.bytes(c)
 	}
 	f.Add(r.snapshot())
