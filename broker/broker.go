@@ -83,6 +83,8 @@ type Broker struct {
 	balancer *metadata.Balancer
 	// replacing are the shards in memory that this node gets a new replica of.
 	replacing replacing
+	// quarantined, of capacity 1, says that a replica here was quarantined.
+	quarantined chan struct{}
 
 	// unready is why the node is not ready; nil once it is.
 	unready atomic.Pointer[string]
@@ -96,7 +98,7 @@ type Broker struct {
 // error is one line that says what is wrong with the configuration, a directory
 // or a port.
 func New(o Options) (*Broker, error) {
-	b := &Broker{config: o.Config, logger: o.Logger, under: o.Under, metrics: metrics.New(), leaders: metadata.NewLeaders()}
+	b := &Broker{config: o.Config, logger: o.Logger, under: o.Under, metrics: metrics.New(), leaders: metadata.NewLeaders(), quarantined: make(chan struct{}, 1)}
 	b.notReady("starting")
 	var err error
 	if b.certs, err = loadCertificates(o.Config.TLS); err != nil {
@@ -279,7 +281,7 @@ func (b *Broker) startServing() error {
 		ProducerExpiry: b.config.ProducerState.Expiry, RetentionInterval: b.config.Storage.RetentionCheckInterval,
 		ClockTrusted: b.nats.ClockTrusted, Logger: b.logger, OnLeadership: b.onLeadership,
 		Stream: b.stream, CatchUpBytesPerSecond: int64(b.config.Storage.CatchUpBytesPerSecond),
-		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven, OnRepaired: b.metrics.SegmentRepaired,
+		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven, OnRepaired: b.metrics.SegmentRepaired, OnQuarantined: b.onQuarantined,
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
 		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
 		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },
@@ -328,7 +330,14 @@ func (b *Broker) register(ctx context.Context) error {
 // goFollow starts the node's own goroutines. They end with background.
 func (b *Broker) goFollow(background context.Context) {
 	b.running.Go(func() { b.disk.run(background) })
-	b.running.Go(func() { newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger).run(background) })
+	own := newReplicas(b.host, b.store, b.config.Cluster.NodeID, b.logger)
+	own.replaced = b.metrics.ReplicaReplaced
+	b.running.Go(func() { own.run(background) })
+	lost := &replacements{
+		host: b.host, store: b.store, raft: b.raft, statuses: b.handler.ReplicaStatuses,
+		nodeID: b.config.Cluster.NodeID, logger: b.logger, wake: b.quarantined,
+	}
+	b.running.Go(func() { lost.run(background) })
 	b.running.Go(func() { b.followImage(background) })
 	b.running.Go(func() { b.keepWatermark(background) })
 	b.balancer.Start(background)
@@ -375,6 +384,14 @@ func (b *Broker) onLeadership(l partitions.Leadership) {
 	b.metrics.LeadershipChanged()
 	b.nats.Leadership(natsapi.Leadership{Shard: l.Shard, Topic: l.Topic, Partition: l.Partition, Epoch: l.Epoch, Leading: l.Leading})
 	b.balancer.Nudge()
+}
+
+// onQuarantined takes the news that a replica here was quarantined.
+func (b *Broker) onQuarantined() {
+	select {
+	case b.quarantined <- struct{}{}:
+	default: // it is known, and looked for
+	}
 }
 
 // onSnapshot takes Raft's news that a replica here is about to get a snapshot. A

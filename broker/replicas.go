@@ -18,9 +18,11 @@ type replicaHost interface {
 	Prepare(spec partitions.Spec) error
 	Start(spec partitions.Spec) error
 	Remove(shard uint64) error
-	Update(shard uint64, config partitions.TopicConfig)
+	Update(spec partitions.Spec)
 	Leftovers() ([]partitions.ReplicaKey, error)
 	Discard(k partitions.ReplicaKey) error
+	RaftLogs() ([]partitions.ReplicaKey, error)
+	DiscardRaftLog(k partitions.ReplicaKey) error
 }
 
 // replicaStore is the part of metadata.Store that replicas reads and writes.
@@ -36,23 +38,29 @@ type replicaStore interface {
 // A new replica is first recorded in this node's Raft log, then marked as started
 // in the metadata, and started when the mark is applied here. So a replica whose
 // mark stands and which the Raft log does not know has lost its log: the Host
-// quarantines it. A crash in between costs nothing.
+// quarantines it. A crash in between costs nothing. A replica under a new id that
+// takes the place of a quarantined one comes the same way; see replacements.
 type replicas struct {
 	host   replicaHost
 	store  replicaStore
 	nodeID uint64
 	logger *slog.Logger
 
-	// running maps shard to the topic whose configuration it was given.
-	running map[uint64]*metadata.Topic
+	// replaced is told when a replica here that took the place of another one votes.
+	replaced func()
+
+	// running maps shard to what was last started or updated.
+	running map[uint64]metadata.Assignment
 	// tidied is set once what was deleted while the node was down is gone.
 	tidied bool
+	// logsLeft is set while Raft logs of replaced replicas may be here.
+	logsLeft bool
 }
 
 func newReplicas(host replicaHost, store replicaStore, nodeID uint64, logger *slog.Logger) *replicas {
 	return &replicas{
 		host: host, store: store, nodeID: nodeID, logger: logger,
-		running: map[uint64]*metadata.Topic{},
+		replaced: func() {}, running: map[uint64]metadata.Assignment{}, logsLeft: true,
 	}
 }
 
@@ -81,6 +89,7 @@ func (r *replicas) follow(ctx context.Context, image *metadata.Image) bool {
 		r.tidied = r.tidy(image)
 		done = done && r.tidied
 	}
+	done = r.discardLogs(wanted) && done
 	unmarked := []metadata.ReplicaKey{}
 	for _, a := range wanted {
 		switch {
@@ -91,7 +100,7 @@ func (r *replicas) follow(ctx context.Context, image *metadata.Image) bool {
 				continue
 			}
 			unmarked = append(unmarked, metadata.ReplicaKey{Shard: a.Partition.Shard, Replica: a.Replica.Replica})
-		case r.running[a.Partition.Shard] == nil:
+		case r.running[a.Partition.Shard].Replica.Replica != a.Replica.Replica:
 			done = r.start(a) && done
 		default:
 			r.update(a)
@@ -119,11 +128,12 @@ func spec(a metadata.Assignment) partitions.Spec {
 	for _, replica := range a.Partition.Replicas {
 		nodes[replica.Replica] = replica.Node
 	}
+	joining, _ := a.Partition.Joining()
 	return partitions.Spec{
 		Shard: a.Partition.Shard, Replica: a.Replica.Replica,
 		Topic: a.Topic.Name, TopicID: a.Topic.ID, Partition: a.Partition.ID,
 		Members: a.Partition.Members(), Nodes: nodes, Config: partitionConfig(a.Topic.Config),
-		Restart: a.Replica.Started,
+		Restart: a.Replica.Started, Join: a.Replica.Joiner, Joining: joining.Replica,
 	}
 }
 
@@ -132,19 +142,29 @@ func (r *replicas) start(a metadata.Assignment) bool {
 	logger := r.logger.With("topic", a.Topic.Name, "partition", a.Partition.ID, "shard", a.Partition.Shard)
 	switch {
 	case errors.Is(err, partitions.ErrQuarantined):
-		logger.Error("replica lost its Raft log and is quarantined; its partition goes on with the others", "err", err)
+		logger.Error("replica is quarantined; its partition goes on with the others", "err", err)
 	case err != nil:
 		logger.Error("cannot start replica; trying again", "err", err)
 		return false
 	}
-	r.running[a.Partition.Shard] = a.Topic
+	if a.Replica.Joining {
+		logger.Info("a replica under a new id takes the place of one that was lost; it fetches what it lacks and votes when it is complete", "replica", a.Replica.Replica)
+	}
+	r.running[a.Partition.Shard] = a
 	return true
 }
 
 func (r *replicas) update(a metadata.Assignment) {
-	if before := r.running[a.Partition.Shard]; before != a.Topic {
-		r.running[a.Partition.Shard] = a.Topic
-		r.host.Update(a.Partition.Shard, partitionConfig(a.Topic.Config))
+	before := r.running[a.Partition.Shard]
+	if before.Topic == a.Topic {
+		return
+	}
+	r.running[a.Partition.Shard] = a
+	r.host.Update(spec(a))
+	if before.Replica.Joining && !a.Replica.Joining {
+		r.logger.Info("the replica that took the place of one that was lost is complete and votes",
+			"topic", a.Topic.Name, "partition", a.Partition.ID, "shard", a.Partition.Shard, "replica", a.Replica.Replica)
+		r.replaced()
 	}
 }
 
@@ -165,8 +185,36 @@ func (r *replicas) remove(wanted []metadata.Assignment) bool {
 			continue
 		}
 		delete(r.running, shard)
+		r.tidied = false // replicas that were quarantined have directories of their own
 	}
 	return done
+}
+
+// discardLogs deletes the Raft logs of replicas that were replaced and have left
+// their shards; their directories stay, with what was quarantined.
+func (r *replicas) discardLogs(wanted []metadata.Assignment) bool {
+	mine := make(map[uint64]uint64, len(wanted)) // by shard
+	for _, a := range wanted {
+		mine[a.Partition.Shard] = a.Replica.Replica
+		if len(a.Partition.Leaving) > 0 {
+			r.logsLeft = true
+			return true // the image without them comes
+		}
+	}
+	if !r.logsLeft {
+		return true
+	}
+	known, err := r.host.RaftLogs()
+	for _, k := range known {
+		if id, here := mine[k.Shard]; err == nil && here && k.Replica < id {
+			err = r.host.DiscardRaftLog(k)
+		}
+	}
+	if err != nil {
+		r.logger.Warn("the Raft log of a replica that was replaced was not deleted; trying again", "err", err)
+	}
+	r.logsLeft = err != nil
+	return err == nil
 }
 
 // tidy deletes the replicas of topics that were deleted while this node was

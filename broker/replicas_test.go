@@ -37,6 +37,8 @@ func (h *fakeHost) Discard(k partitions.ReplicaKey) error {
 	return nil
 }
 
+func (h *fakeHost) RaftLogs() ([]partitions.ReplicaKey, error) { return nil, nil }
+
 type fakeStore struct{ replicaStore }
 
 func TestReplicasOfTopicsDeletedWhileDownAreRemoved(t *testing.T) {
@@ -64,6 +66,7 @@ type order struct {
 	machine statemachine.IStateMachine
 	index   uint64
 	image   *metadata.Image
+	logs    []partitions.ReplicaKey
 }
 
 func (o *order) apply(t *testing.T, kind, body string) {
@@ -74,6 +77,17 @@ func (o *order) apply(t *testing.T, kind, body string) {
 	if err != nil || !strings.Contains(string(r.Data), `"code":0`) {
 		t.Fatalf("%s: %s, %v", cmd, r.Data, err)
 	}
+}
+
+func (o *order) RaftLogs() ([]partitions.ReplicaKey, error) { return o.logs, nil }
+
+func (o *order) DiscardRaftLog(k partitions.ReplicaKey) error {
+	o.steps = append(o.steps, fmt.Sprint("discard log ", k.Shard, "-", k.Replica))
+	return nil
+}
+
+func (o *order) Update(s partitions.Spec) {
+	o.steps = append(o.steps, fmt.Sprint("update ", s.Shard, "-", s.Replica, " joining ", s.Joining))
 }
 
 func (o *order) Leftovers() ([]partitions.ReplicaKey, error) { return nil, nil }
@@ -96,10 +110,27 @@ func (o *order) Start(s partitions.Spec) error {
 // A crash may fall between any two steps. A replica that is marked has been
 // prepared, so that only one that has lost its log is unknown to the Raft log.
 func TestNewReplicaIsPreparedThenMarkedThenStarted(t *testing.T) {
+	o := newOrder(t, 1)
+	newProcess := func() *replicas { return newReplicas(o, o, 1, slog.New(slog.DiscardHandler)) }
+	newProcess().follow(context.Background(), o.image)
+	newProcess().follow(context.Background(), o.image) // it died before the mark was applied
+	o.apply(t, "mark_started", `{"node":1,"replicas":[{"shard":1001,"replica":1}]}`)
+	newProcess().follow(context.Background(), o.image) // and before it started the replica
+	want := []string{"prepare 1001 of 1", "mark 1", "prepare 1001 of 1", "mark 1", "start 1001 known true"}
+	if !slices.Equal(o.steps, want) {
+		t.Errorf("steps %q, want %q", o.steps, want)
+	}
+}
+
+// newOrder has a topic of one partition on so many nodes.
+func newOrder(t *testing.T, nodes int) *order {
+	t.Helper()
 	o := &order{}
 	o.machine = metadata.NewStateMachine(func(i *metadata.Image) { o.image = i })
 	o.apply(t, "found", `{"cluster_id":"c","cluster_name":"n","defaults":{"partitions":1}}`)
-	o.apply(t, "register", `{"id":1,"incarnation":"i"}`)
+	for id := range nodes {
+		o.apply(t, "register", fmt.Sprintf(`{"id":%d,"incarnation":"i%d"}`, id+1, id+1))
+	}
 	config, err := metadata.ParseTopicConfig(metadata.TopicConfig{
 		RetentionBytes: -1, SegmentBytes: 1 << 20, SegmentAge: time.Hour, MaxBatchBytes: 1 << 20, Cleanup: "delete",
 	}, nil)
@@ -111,13 +142,50 @@ func TestNewReplicaIsPreparedThenMarkedThenStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.apply(t, "create_topic", fmt.Sprintf(`{"name":"orders","partitions":1,"config":%s}`, raw))
-	newProcess := func() *replicas { return newReplicas(o, o, 1, slog.New(slog.DiscardHandler)) }
-	newProcess().follow(context.Background(), o.image)
-	newProcess().follow(context.Background(), o.image) // it died before the mark was applied
-	o.apply(t, "mark_started", `{"node":1,"replicas":[{"shard":1001,"replica":1}]}`)
-	newProcess().follow(context.Background(), o.image) // and before it started the replica
-	want := []string{"prepare 1001 of 1", "mark 1", "prepare 1001 of 1", "mark 1", "start 1001 known true"}
-	if !slices.Equal(o.steps, want) {
-		t.Errorf("steps %q, want %q", o.steps, want)
+	return o
+}
+
+// A replica under a new id comes as a new one does, also where the process dies in
+// between; the old one's Raft log goes when it has left the shard.
+func TestAReplicaThatTakesTheOtherOnesPlaceIsPreparedMarkedAndStarted(t *testing.T) {
+	o := newOrder(t, 3)
+	_, p, _ := o.image.PartitionByShard(1001)
+	mine, _ := p.ReplicaOn(1)
+	was := mine.Replica
+	o.apply(t, "mark_started", fmt.Sprintf(`{"node":1,"replicas":[{"shard":1001,"replica":%d}]}`, was))
+	o.logs = []partitions.ReplicaKey{{Shard: 1, Replica: 1}, {Shard: 1001, Replica: was}, {Shard: 1001, Replica: 4}}
+	replaced := 0
+	newProcess := func() *replicas {
+		r := newReplicas(o, o, 1, slog.New(slog.DiscardHandler))
+		r.replaced = func() { replaced++ }
+		return r
+	}
+	r := newProcess()
+	step := func(what string, r *replicas, want ...string) {
+		t.Helper()
+		o.steps = nil
+		if !r.follow(context.Background(), o.image) || !slices.Equal(o.steps, want) {
+			t.Errorf("%s: steps %q, want %q", what, o.steps, want)
+		}
+	}
+	step("as ever", r, "start 1001 known true")
+	o.apply(t, "replace_replica", fmt.Sprintf(`{"shard":1001,"replica":%d,"node":1}`, was))
+	step("a new id is given", r, "prepare 1001 of 3", "mark 1")
+	r = newProcess()
+	step("it died before the mark", r, "prepare 1001 of 3", "mark 1")
+	o.apply(t, "mark_started", `{"node":1,"replicas":[{"shard":1001,"replica":4}]}`)
+	step("marked", r, "start 1001 known true")
+	r = newProcess()
+	step("it died while fetching", r, "start 1001 known true")
+	o.apply(t, "replica_left", fmt.Sprintf(`{"shard":1001,"replica":%d}`, was))
+	step("the old one has left", r, fmt.Sprint("discard log 1001-", was), "update 1001-4 joining 4")
+	if replaced != 0 {
+		t.Error("counted before it votes")
+	}
+	o.apply(t, "replica_promoted", `{"shard":1001,"replica":4}`)
+	step("it votes", r, "update 1001-4 joining 0")
+	step("nothing is left to do", r)
+	if replaced != 1 {
+		t.Errorf("counted %d times", replaced)
 	}
 }

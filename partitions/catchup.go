@@ -290,9 +290,9 @@ func (c *catchUp) ask(ctx context.Context, node uint64, r streamRequest) (io.Rea
 	return stream, streamHeader{status: be.Uint64(b[:]), lease: be.Uint64(b[8:]), logStart: int64(be.Uint64(b[16:]))}, nil
 }
 
-// manifestOf asks node what it has.
-func (c *catchUp) manifestOf(ctx context.Context, node uint64) (offer, error) {
-	stream, header, err := c.ask(ctx, node, streamRequest{Shard: c.p.spec.Shard, Manifest: true})
+// manifestOf asks node what it has, if need be only where that is all there is.
+func (c *catchUp) manifestOf(ctx context.Context, node uint64, complete bool) (offer, error) {
+	stream, header, err := c.ask(ctx, node, streamRequest{Shard: c.p.spec.Shard, Manifest: true, Complete: complete})
 	if err != nil {
 		return offer{}, err
 	}
@@ -316,7 +316,7 @@ func (c *catchUp) offers(ctx context.Context) ([]offer, error) {
 		failed error
 	)
 	for _, node := range c.peers(0) {
-		o, err := c.manifestOf(ctx, node)
+		o, err := c.manifestOf(ctx, node, false)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue

@@ -23,7 +23,7 @@ const (
 
 // cluster is n nodes in this process, each with one replica of one partition,
 // on file systems in memory and real Raft over loopback. Node i (from 1) has
-// replica i.
+// replica i at first.
 type cluster struct {
 	t      *testing.T
 	nodes  []*node
@@ -36,6 +36,7 @@ type cluster struct {
 
 type node struct {
 	id          uint64
+	replica     uint64 // of the partition
 	incarnation string
 	raftFS      *vfs.MemFS
 	fs          *vfs.MemFS
@@ -53,7 +54,7 @@ func newCluster(t *testing.T, n int, change func(*Options)) *cluster {
 	}
 	for i := range n {
 		c.nodes = append(c.nodes, &node{
-			id: uint64(i + 1), incarnation: fmt.Sprintf("00000000-0000-4000-8000-%012d", i+1),
+			id: uint64(i + 1), replica: uint64(i + 1), incarnation: fmt.Sprintf("00000000-0000-4000-8000-%012d", i+1),
 			raftFS: vfs.NewMem(), fs: vfs.NewMem(),
 		})
 	}
@@ -71,13 +72,19 @@ func newCluster(t *testing.T, n int, change func(*Options)) *cluster {
 
 func (c *cluster) spec(n *node, restart bool) Spec {
 	s := Spec{
-		Shard: shardForTest, Replica: n.id, Topic: "orders", TopicID: 7, Config: c.config, Restart: restart,
+		Shard: shardForTest, Replica: n.replica, Join: n.replica != n.id, Topic: "orders", TopicID: 7, Config: c.config, Restart: restart,
 		Members: map[uint64]string{}, Nodes: map[uint64]uint64{},
 	}
 	for _, other := range c.nodes {
 		s.Members[other.id] = other.incarnation
-		s.Nodes[other.id] = other.id
+		s.Nodes[other.replica] = other.id
 	}
+	return s
+}
+
+func (c *cluster) specWith(n *node, config TopicConfig) Spec {
+	s := c.spec(n, true)
+	s.Config = config
 	return s
 }
 
@@ -210,10 +217,10 @@ func (c *cluster) stored(r AppendRequest) (a AppendResult) {
 	return a
 }
 
-func (c *cluster) nodeOf(p *Partition) *node { return c.nodes[p.spec.Replica-1] }
+func (c *cluster) nodeOf(p *Partition) *node { return c.nodes[p.options.NodeID-1] }
 
 func (c *cluster) anotherNode(p *Partition) *node {
-	return c.nodes[int(p.spec.Replica)%len(c.nodes)]
+	return c.nodes[int(p.options.NodeID)%len(c.nodes)]
 }
 
 // settled waits until every replica that is up has applied the same.

@@ -110,7 +110,7 @@ func (h *Host) Prepare(s Spec) error {
 	if err := storage.MkdirAll(h.options.FS, h.options.Dir); err != nil {
 		return err
 	}
-	return h.options.Node.BootstrapOnDisk(raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members})
+	return h.options.Node.BootstrapOnDisk(s.first())
 }
 
 // reserve makes sure that one call at a time deals with a shard.
@@ -221,11 +221,12 @@ func (h *Host) Remove(shard uint64) error {
 	return nil
 }
 
-// Update gives the replica of shard its topic's new configuration. The leader
-// replicates the part that decides where segments roll.
-func (h *Host) Update(shard uint64, c TopicConfig) {
-	if p, ok := h.Get(shard); ok {
-		p.setConfig(c)
+// Update gives the replica s its topic's configuration and the partition's other
+// replicas as they are now. The leader replicates the part of the configuration
+// that decides where segments roll.
+func (h *Host) Update(s Spec) {
+	if p, ok := h.Get(s.Shard); ok && p.spec.Replica == s.Replica {
+		p.update(s)
 	}
 }
 

@@ -172,16 +172,14 @@ func (p *Partition) startCompleting() {
 
 // handOver asks another replica to lead in place of a damaged one.
 func (p *Partition) handOver() time.Duration {
-	for replica := range p.spec.Nodes { // in random order: another one each time
-		if replica == p.spec.Replica {
-			continue
-		}
-		if err := p.raft.Transfer(p.spec.Shard, replica); err != nil {
-			p.logger.Warn("a damaged leader could not hand over", "err", err)
-		}
-		return handOverRetryAfter
+	others := p.otherVoters()
+	if len(others) == 0 {
+		return 0
 	}
-	return 0
+	if err := p.raft.Transfer(p.spec.Shard, others[0]); err != nil {
+		p.logger.Warn("a damaged leader could not hand over", "err", err)
+	}
+	return handOverRetryAfter
 }
 
 // EpochApplied implements fsm.Observer. It runs on the apply goroutine.

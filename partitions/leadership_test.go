@@ -107,7 +107,7 @@ func TestConfigurationIsReplicatedBeforeServingAndWhenAltered(t *testing.T) {
 	}
 	altered := r.Config()
 	altered.SegmentBytes = 2 << 20
-	r.setConfig(altered)
+	r.update(Spec{Config: altered})
 	r.until("altered", func() bool { return r.machine.Config().Segment.SegmentBytes == 2<<20 })
 	if !r.Leader().Serving {
 		t.Fatal("an alter must not stop the leader")

@@ -54,6 +54,29 @@ func (h *Host) Discard(k ReplicaKey) error {
 	return h.removeRaftLog(k.Shard, k.Replica)
 }
 
+// RaftLogs lists the replicas that this node's Raft log knows, those of shards
+// that are no partitions too.
+func (h *Host) RaftLogs() ([]ReplicaKey, error) {
+	known, err := h.options.Node.Replicas()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ReplicaKey, len(known))
+	for i, id := range known {
+		out[i] = ReplicaKey{Shard: id.Shard, Replica: id.Replica}
+	}
+	return out, nil
+}
+
+// DiscardRaftLog deletes the Raft log of a replica that was replaced and is no
+// member of its shard any more. Its directory stays as it is.
+func (h *Host) DiscardRaftLog(k ReplicaKey) error {
+	if p, ok := h.Get(k.Shard); ok && p.spec.Replica == k.Replica {
+		return fmt.Errorf("replica %d of shard %d: %w", k.Replica, k.Shard, ErrStarted)
+	}
+	return h.removeRaftLog(k.Shard, k.Replica)
+}
+
 // directory is the name of the replica's directory.
 func (k ReplicaKey) directory() string { return fmt.Sprintf("%d-%d", k.Shard, k.Replica) }
 

@@ -75,6 +75,9 @@ type Options struct {
 	OnDamage func(Damage)
 	// OnRepaired is told of each damaged segment that was replaced by a peer's.
 	OnRepaired func()
+	// OnQuarantined is told when a replica was quarantined, at its start or while it
+	// ran, and Get shows it. It must not block.
+	OnQuarantined func()
 	// ScrubInterval is the time between the beginnings of two scrubs, in which
 	// everything on disk is read again; 0 = never. ScrubBytesPerSecond is how fast
 	// it is read; 0 = as fast as the disk. OnScrubbed counts the bytes read.
@@ -157,6 +160,9 @@ func (o *Options) peerDefaults() {
 	if o.OnRepaired == nil {
 		o.OnRepaired = func() {}
 	}
+	if o.OnQuarantined == nil {
+		o.OnQuarantined = func() {}
+	}
 	if o.OnFetched == nil {
 		o.OnFetched = func(int) {}
 	}
@@ -177,8 +183,14 @@ type Spec struct {
 	TopicID   uint64
 	Partition int32
 	// Members maps every replica id to its node's incarnation; used on the very
-	// first start only.
+	// first start only, and not where Join is set.
 	Members map[uint64]string
+	// Join is set for a replica that took the place of another one: it is added to
+	// the running shard.
+	Join bool
+	// Joining is the replica of the shard that is taking the place of another one and
+	// does not vote yet, 0 = none.
+	Joining uint64
 	// Nodes maps replica id to node id.
 	Nodes map[uint64]uint64
 	// Config is the topic's configuration.

@@ -52,9 +52,13 @@ type Partition struct {
 	// taken by the apply goroutine for a moment at every epoch entry.
 	mu     sync.Mutex
 	state  string
-	failed error // why quarantined or damaged
-	lost   error // why it can never be complete again, though it runs
+	failed error  // why quarantined or damaged
+	lost   error  // why it can never be complete again, though it runs
+	note   string // what becomes of a replica that failed
 	config TopicConfig
+	// nodes and joining are Spec.Nodes and Spec.Joining as they are now.
+	nodes   map[uint64]uint64
+	joining uint64
 	// term and leader are what Raft last told; leader is a replica id, 0 = none.
 	term, leader uint64
 	// leaderChanged is closed and replaced whenever term or leader changes.
@@ -101,6 +105,8 @@ func newPartition(s Spec, o *Options, r raft, a attendant) *Partition {
 		stopping:      make(chan struct{}),
 		state:         StateStarting,
 		config:        s.Config,
+		nodes:         s.Nodes,
+		joining:       s.Joining,
 		leaderChanged: make(chan struct{}),
 		transfers:     newTransfers(0),
 	}
@@ -157,6 +163,20 @@ func (p *Partition) stir() {
 // Spec returns what the replica was started with.
 func (p *Partition) Spec() Spec { return p.spec }
 
+// Quarantined reports whether the replica never runs again.
+func (p *Partition) Quarantined() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == StateQuarantined
+}
+
+// Note has Status say what becomes of a replica that is quarantined.
+func (p *Partition) Note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.note = text
+}
+
 // Config returns the topic's configuration as last given.
 func (p *Partition) Config() TopicConfig {
 	p.mu.Lock()
@@ -164,9 +184,9 @@ func (p *Partition) Config() TopicConfig {
 	return p.config
 }
 
-func (p *Partition) setConfig(c TopicConfig) {
+func (p *Partition) update(s Spec) {
 	p.mu.Lock()
-	p.config = c
+	p.config, p.nodes, p.joining = s.Config, s.Nodes, s.Joining
 	p.mu.Unlock()
 	p.stir()
 }
@@ -199,7 +219,7 @@ func (p *Partition) follows() bool {
 func (p *Partition) nodeOf(replica uint64) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.spec.Nodes[replica]
+	return p.nodes[replica]
 }
 
 // otherNodes returns the nodes of the other replicas, by replica id.
@@ -207,8 +227,8 @@ func (p *Partition) otherNodes() []uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var nodes []uint64
-	for _, replica := range slices.Sorted(maps.Keys(p.spec.Nodes)) {
-		if node := p.spec.Nodes[replica]; node != p.options.NodeID {
+	for _, replica := range slices.Sorted(maps.Keys(p.nodes)) {
+		if node := p.nodes[replica]; node != p.options.NodeID {
 			nodes = append(nodes, node)
 		}
 	}
@@ -219,7 +239,7 @@ func (p *Partition) otherNodes() []uint64 {
 func (p *Partition) Leader() LeaderHint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := LeaderHint{Node: p.spec.Nodes[p.leader], Epoch: p.epoch, Serving: p.serving, Own: p.serving}
+	h := LeaderHint{Node: p.nodes[p.leader], Epoch: p.epoch, Serving: p.serving, Own: p.serving}
 	if !p.serving && p.machine != nil {
 		var opener uint64
 		h.Epoch, opener, _ = p.machine.Epoch()
@@ -244,10 +264,13 @@ func (p *Partition) Status() Status {
 		Partition: p.spec.Partition, Role: "unknown",
 	}
 	p.mu.Lock()
-	s.State, s.Term, s.Leader, s.LeaderNode = p.state, p.term, p.leader, p.spec.Nodes[p.leader]
+	s.State, s.Term, s.Leader, s.LeaderNode = p.state, p.term, p.leader, p.nodes[p.leader]
 	s.Serving = p.serving
 	if p.failed != nil {
 		s.Err = p.failed.Error()
+		if p.note != "" {
+			s.Err += "; " + p.note
+		}
 	}
 	p.mu.Unlock()
 	if p.machine == nil || s.State == StateStopped {
@@ -309,7 +332,7 @@ func (p *Partition) notServing() error {
 			"%s/%d has no leader: an election is going on or too few replicas are up; retry", p.spec.Topic, p.spec.Partition)
 	default:
 		return errcode.New(errcode.NotLeaderOrFollower, "%s/%d is led by node %d; ask there",
-			p.spec.Topic, p.spec.Partition, p.spec.Nodes[p.leader])
+			p.spec.Topic, p.spec.Partition, p.nodes[p.leader])
 	}
 	err.RetryAfter = leaderlessRetryAfter
 	return err

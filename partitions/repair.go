@@ -14,9 +14,9 @@ import (
 // A replica whose files are damaged repairs itself from its peers: a sealed segment
 // is fetched again, alone, whether it was found by a read, by a scrub or at the
 // start. A running replica whose active segment is damaged serves nothing, and goes
-// on voting with its Raft log, which is whole; at its next start it is quarantined. A
-// running replica gives itself up only where it can never be complete again and a
-// majority can do without it.
+// on voting with its Raft log, which is whole, until the others can do without it:
+// then it is quarantined, as it would be at its next start, and replaced under a new
+// id. So is one that can never be complete again.
 
 const (
 	// repairRetry is the time between two tries.
@@ -44,7 +44,8 @@ func (p *Partition) repair(ctx context.Context) (done bool) {
 	case state != StateDamaged:
 		return true
 	case len(p.otherNodes()) == 0:
-		return true // nobody to repair it from
+		p.Note("there is no other replica to repair it from")
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
@@ -52,10 +53,7 @@ func (p *Partition) repair(ctx context.Context) (done bool) {
 	err := p.repairSegment(ctx, why)
 	switch {
 	case errors.Is(err, errNotRepairable):
-		// It serves nothing, but its Raft log is whole and its vote counts: without a
-		// replacement, giving it up would only make the partition weaker.
-		p.logger.Error("the damage is not in a sealed segment, so it cannot be repaired alone; this replica serves nothing", "err", why)
-		return true
+		return p.giveUp(ctx, why)
 	case err != nil:
 		p.logger.Warn("a damaged segment was not repaired; trying again", "err", err)
 		return false
@@ -125,23 +123,62 @@ func (c *catchUp) replace(ctx context.Context, w commitlog.Want, swap func(*comm
 	return failed
 }
 
-// giveUp quarantines a running replica where a majority of the partition's replicas
-// has at least as much and can do without it.
+// giveUp quarantines a running replica where the others can do without it.
 func (p *Partition) giveUp(ctx context.Context, why error) (done bool) {
-	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
-	defer cancel()
-	others := p.otherNodes()
-	healthy := 0
-	for _, node := range others {
-		o, err := p.catchUp.manifestOf(ctx, node)
-		if err == nil && o.manifest.State.End >= p.machine.HighWatermark() {
-			healthy++
-		}
+	err := p.canBeSpared(ctx)
+	p.mu.Lock()
+	p.note = ""
+	if err != nil {
+		p.note = "not replaced yet: " + err.Error()
 	}
-	if majority := (len(others)+1)/2 + 1; healthy < majority {
-		return len(others) < majority // too few replicas for that, ever
+	p.mu.Unlock()
+	switch {
+	case errors.Is(err, errTooFewReplicas):
+		p.logger.Error("this replica serves nothing any more and cannot be replaced", "err", err, "damage", why)
+		return true
+	case err != nil:
+		p.logger.Warn("this replica serves nothing and is replaced as soon as the others can do without it", "err", err, "damage", why)
+		return false
 	}
 	return p.host.giveUp(p, why)
+}
+
+// errTooFewReplicas says that no other replicas can ever do without this one.
+var errTooFewReplicas = errors.New("too few replicas to do without one")
+
+// canBeSpared returns nil where the other replicas that vote, lack nothing and have
+// at least what this one has are a majority without it.
+//
+// Two damaged replicas cannot rely on each other: one that is damaged says so from
+// then on, so of any two that ask the later one learns of the earlier.
+func (p *Partition) canBeSpared(ctx context.Context) error {
+	others := p.otherNodes()
+	need := (len(others)+1)/2 + 1
+	if len(others) < need {
+		return fmt.Errorf("%w: it has %d", errTooFewReplicas, len(others)+1)
+	}
+	if leader := p.Leader(); leader.Node == p.options.NodeID {
+		return errors.New("it leads, and hands over first")
+	}
+	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
+	defer cancel()
+	end, complete := p.machine.HighWatermark(), 0
+	var failed error
+	for _, node := range others {
+		o, err := p.catchUp.manifestOf(ctx, node, true)
+		switch {
+		case err != nil:
+			failed = errors.Join(failed, err)
+		case o.manifest.State.End < end:
+			failed = errors.Join(failed, fmt.Errorf("node %d is behind", node))
+		default:
+			complete++
+		}
+	}
+	if complete < need {
+		return fmt.Errorf("of the other replicas %d are complete, it takes %d: %w", complete, need, failed)
+	}
+	return nil
 }
 
 // beyondRepair has the replica given up: it can never be complete again under its
@@ -162,10 +199,13 @@ func (h *Host) giveUp(p *Partition, why error) bool {
 		return false
 	}
 	r, err := h.take(p.spec.Shard)
-	if err != nil || r.Partition != p {
-		return true // it is being stopped or was replaced; the mark stands
+	if err != nil {
+		return true // it is being stopped; the mark stands
 	}
 	defer h.release(p.spec.Shard)
+	if r.Partition != p {
+		return true // somebody gave it up before
+	}
 	if err := h.stopReplica(r); err != nil {
 		p.logger.Error("a replica that is given up did not stop; restart the process", "err", err)
 	}
@@ -255,4 +295,5 @@ func (h *Host) publishQuarantined(s Spec, why error) {
 	p.dir, p.transfers = h.directory(s), h.transfers
 	p.state, p.failed = StateQuarantined, why
 	h.publish(&replica{Partition: p})
+	h.options.OnQuarantined()
 }

@@ -195,11 +195,20 @@ func (h *Host) checkLog(p *Partition, applied uint64) error {
 
 // startShard hands the replica to Raft.
 func (h *Host) startShard(p *Partition, m *openMachine) error {
-	shard := raftnode.Shard{ID: p.spec.Shard, Replica: p.spec.Replica}
-	if !h.options.Node.HasReplica(p.spec.Shard, p.spec.Replica) {
-		shard.Members = p.spec.Members
+	shard := p.spec.first()
+	if h.options.Node.HasReplica(p.spec.Shard, p.spec.Replica) {
+		shard.Members = nil
 	}
 	return h.options.Node.StartOnDisk(shard, func(_, _ uint64) statemachine.IOnDiskStateMachine { return m })
+}
+
+// first is how Raft gets to know the replica.
+func (s Spec) first() raftnode.Shard {
+	shard := raftnode.Shard{ID: s.Shard, Replica: s.Replica, Members: s.Members}
+	if s.Join {
+		shard.Members, shard.Join, shard.NonVoting = nil, true, true
+	}
+	return shard
 }
 
 // quarantine marks the replica durably as one that never starts again, and

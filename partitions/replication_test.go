@@ -236,7 +236,7 @@ func TestRetentionTrimsTheSameOnAllReplicas(t *testing.T) {
 	altered := c.config
 	altered.RetentionBytes = 10_000
 	for _, n := range c.nodes {
-		n.host.Update(shardForTest, altered)
+		n.host.Update(c.specWith(n, altered))
 	}
 	until(t, "trimmed", func() bool { return c.leader().Earliest() > 0 })
 	c.identical()

@@ -18,7 +18,7 @@ func TestRetentionTrimsBySizeAndByAppendTime(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.ClockTrusted = func() bool { return trusted } })
 	c := r.Config()
 	c.SegmentBytes, c.RetentionBytes = 1000, 3000
-	r.setConfig(c)
+	r.update(Spec{Config: c})
 	r.leadIn(5)
 	for i := range 100 {
 		if a := appended(r.Partition, batchOf(1, 0, int32(i), 1, 200)); a.Err != nil {
@@ -31,7 +31,7 @@ func TestRetentionTrimsBySizeAndByAppendTime(t *testing.T) {
 		t.Fatalf("after retention by size: log start %d, %d bytes", bySize, s.SizeBytes)
 	}
 	c.RetentionBytes, c.RetentionAge = 0, time.Minute
-	r.setConfig(c)
+	r.update(Spec{Config: c})
 	waitAll(r.retain())
 	if r.Earliest() != bySize {
 		t.Fatal("young segments went by age")

@@ -40,6 +40,9 @@ type streamRequest struct {
 	Version  int    `json:"version"`
 	Shard    uint64 `json:"shard"`
 	Manifest bool   `json:"manifest,omitempty"`
+	// Complete asks for the manifest only where the replica votes, is not damaged
+	// and lacks nothing.
+	Complete bool   `json:"complete,omitempty"`
 	Lease    uint64 `json:"lease,omitempty"`
 	Base     int64  `json:"base,omitempty"`
 	From     int64  `json:"from,omitempty"`
@@ -58,10 +61,20 @@ func (h *Host) ServeStream(ctx context.Context, request []byte, w io.Writer) err
 	if !ok || p.machine == nil {
 		return errcode.New(errcode.NotLeaderOrFollower, "no replica of shard %d runs here", r.Shard)
 	}
+	if r.Complete && !p.lacksNothing() {
+		return errcode.New(errcode.NotEnoughReplicas, "the replica of shard %d here is not complete", r.Shard)
+	}
 	if r.Manifest {
 		return p.serveManifest(w)
 	}
 	return p.serveSegment(ctx, r, w)
+}
+
+// lacksNothing reports whether the replica can stand in for another one.
+func (p *Partition) lacksNothing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == StateRunning && p.lost == nil && p.joining != p.spec.Replica && p.catchUp.progress.Load() == nil
 }
 
 func (p *Partition) serveManifest(w io.Writer) error {

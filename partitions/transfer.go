@@ -151,12 +151,26 @@ func (p *Partition) checkDrained() {
 }
 
 func (p *Partition) replicaOn(node uint64) (replica uint64, ok bool) {
-	for replica, n := range p.spec.Nodes {
-		if n == node {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for replica, n := range p.nodes {
+		if n == node && replica != p.joining {
 			return replica, true
 		}
 	}
 	return 0, false
+}
+
+// otherVoters returns the other replicas that vote, in random order.
+func (p *Partition) otherVoters() (replicas []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for replica := range p.nodes {
+		if replica != p.spec.Replica && replica != p.joining {
+			replicas = append(replicas, replica)
+		}
+	}
+	return replicas
 }
 
 // leaderNow returns the leading replica, and a channel that is closed when that

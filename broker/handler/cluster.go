@@ -61,7 +61,7 @@ func rows(image *metadata.Image, v view) []protocol.PartitionRow {
 			p := &t.Partitions[i]
 			out = append(out, protocol.PartitionRow{
 				Topic: t.Name, PartitionDescription: describePartition(p, v),
-				UnderReplicated: v.underReplicated(p), Fetching: v.fetching(p),
+				UnderReplicated: v.underReplicated(p), Fetching: v.fetching(p), Joining: joining(p),
 			})
 		}
 	}
@@ -78,9 +78,20 @@ func (v *view) fetching(p *metadata.Partition) (out []protocol.FetchProgress) {
 	return out
 }
 
+// joining lists the nodes whose replica of p is being replaced.
+func joining(p *metadata.Partition) []uint64 {
+	if r, ok := p.Joining(); ok {
+		return []uint64{r.Node}
+	}
+	return nil
+}
+
 // underReplicated reports whether some replica of p does not answer, does not
-// run, is fetching what it lacks, or is far behind its leader.
+// run, does not vote yet, is fetching what it lacks, or is far behind its leader.
 func (v *view) underReplicated(p *metadata.Partition) bool {
+	if _, ok := p.Joining(); ok {
+		return true
+	}
 	_, leader := v.leader(p.Shard)
 	for _, n := range p.Nodes() {
 		s := v.replicas[p.Shard][n]
@@ -97,24 +108,38 @@ func (v *view) underReplicated(p *metadata.Partition) bool {
 // faultsMax bounds how many replicas that are out of service health names.
 const faultsMax = 20
 
-// faults says which replicas are damaged or quarantined, and why.
+// faults says which replicas are damaged, quarantined or being replaced, and why.
 func (v *view) faults(image *metadata.Image) []string {
 	var out []string
 	for _, t := range image.Topics() {
 		for _, p := range t.Partitions {
-			for _, n := range p.Nodes() {
-				s := v.replicas[p.Shard][n]
-				if s == nil || s.State != partitions.StateDamaged && s.State != partitions.StateQuarantined {
+			for _, r := range p.Replicas {
+				what := fault(r, v.replicas[p.Shard][r.Node])
+				if what == "" {
 					continue
 				}
 				if len(out) == faultsMax {
 					return append(out, "and more replicas are out of service")
 				}
-				out = append(out, fmt.Sprintf("the replica of %s/%d on node %d is %s: %s", t.Name, p.ID, n, s.State, s.Error))
+				out = append(out, fmt.Sprintf("the replica of %s/%d on node %d is %s", t.Name, p.ID, r.Node, what))
 			}
 		}
 	}
 	return out
+}
+
+// fault says what is wrong with a replica, "" for nothing. s is what its node says
+// of it, nil where it does not.
+func fault(r metadata.Replica, s *protocol.ReplicaStatus) string {
+	switch {
+	case s != nil && s.Replica == r.Replica && (s.State == partitions.StateDamaged || s.State == partitions.StateQuarantined):
+		return s.State + ": " + s.Error
+	case r.Joining && s != nil && s.FetchBytes > 0:
+		return fmt.Sprintf("being replaced: replica %d has fetched %d of %d bytes", r.Replica, s.FetchedBytes, s.FetchBytes)
+	case r.Joining:
+		return fmt.Sprintf("being replaced: replica %d is joining and does not vote yet", r.Replica)
+	}
+	return ""
 }
 
 // clusterHealth says whether all nodes answer, the metadata and every coordinator

@@ -205,6 +205,13 @@ func (h *Handler) gather(ctx context.Context, nodes []uint64, shards []uint64) v
 	return v
 }
 
+// ReplicaStatuses asks nodes, at once, for their replicas of a shard. A node that
+// does not answer in time, or has none, is not in it.
+func (h *Handler) ReplicaStatuses(ctx context.Context, nodes []uint64, shard uint64) map[uint64]*protocol.ReplicaStatus {
+	v := h.gather(ctx, nodes, []uint64{shard})
+	return v.replicas[shard]
+}
+
 func (v *view) add(node uint64, r *protocol.ReplicasReply) {
 	v.nodes[node] = r
 	for i := range r.Replicas {

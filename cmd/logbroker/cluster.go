@@ -99,6 +99,9 @@ func newClusterPartitions(a *app) *cobra.Command {
 						t.partition(r.PartitionDescription, r.Topic, r.Partition, !r.UnderReplicated)
 					}
 					for _, r := range rows {
+						for _, node := range r.Joining {
+							t.printf("%s/%d: the replica on node %d is being replaced and does not vote yet\n", r.Topic, r.Partition, node)
+						}
 						for _, f := range r.Fetching {
 							t.printf("%s/%d: node %d has fetched %s of %s that it lacks\n", r.Topic, r.Partition, f.Node, bytesText(f.FetchedBytes), bytesText(f.FetchBytes))
 						}

@@ -45,6 +45,7 @@ type Broker struct {
 	fetchedBytes      prometheus.Counter
 	givenBytes        prometheus.Counter
 	repaired          prometheus.Counter
+	replaced          prometheus.Counter
 
 	// topics and timers cache the vectors' children, which are looked up for
 	// every batch.
@@ -78,6 +79,7 @@ func New() *Broker {
 		fetchedBytes:      counter("segments_fetched_bytes_total", "Bytes of segments that replicas here lacked and fetched from peers."),
 		givenBytes:        counter("segments_given_bytes_total", "Bytes of segments given to peers that lacked them."),
 		repaired:          counter("segments_repaired_total", "Damaged segments that were replaced by a peer's."),
+		replaced:          counter("replicas_replaced_total", "Replicas of this node that were lost, and whose replacement votes."),
 		partitionSyncs: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "partition_sync_duration_seconds", Help: "Time of one sync of a partition's files, which holds up its applying.",
 			Buckets: []float64{.0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
@@ -94,7 +96,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes, b.repaired)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes, b.repaired, b.replaced)
 	return b
 }
 
@@ -150,6 +152,9 @@ func (b *Broker) Scrubbed(bytes int) { b.scrubbedBytes.Add(float64(bytes)) }
 
 // SegmentsFetched counts bytes of segments that came from a peer.
 func (b *Broker) SegmentsFetched(bytes int) { b.fetchedBytes.Add(float64(bytes)) }
+
+// ReplicaReplaced counts a replica whose replacement votes.
+func (b *Broker) ReplicaReplaced() { b.replaced.Inc() }
 
 // SegmentRepaired counts a damaged segment that was replaced.
 func (b *Broker) SegmentRepaired() { b.repaired.Inc() }

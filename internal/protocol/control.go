@@ -270,6 +270,9 @@ type PartitionRow struct {
 	UnderReplicated bool `json:"under_replicated"`
 	// Fetching are the replicas that are getting from peers what they lack.
 	Fetching []FetchProgress `json:"fetching,omitempty"`
+	// Joining are the nodes whose replica is being replaced by one under a new id,
+	// which does not vote yet.
+	Joining []uint64 `json:"joining,omitempty"`
 }
 
 // FetchProgress says how much of what a replica lacks has come from its peers.
