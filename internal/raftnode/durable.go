@@ -74,7 +74,7 @@ func (s *logStore) checkCompaction(shard, replica, index uint64) error {
 	if above == nil {
 		return nil
 	}
-	snapshot, err := s.GetSnapshot(shard, replica)
+	snapshot, err := s.ILogDB.GetSnapshot(shard, replica) // tan has these files open: they were checked
 	if err != nil {
 		return errors.Join(above, err)
 	}

@@ -92,7 +92,7 @@ func TestWhatOnlyTheRaftLogStoreCanMendDoesNotFailTheProof(t *testing.T) {
 
 func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 	t.Parallel()
-	o := Options{State: filepath.Join(t.TempDir(), "state"), Only: "marker"}
+	o := Options{State: filepath.Join(t.TempDir(), "state"), Only: "marker, first slot"}
 	cells, err := load(o)
 	if err != nil || len(cells) != 10 || !cells[0].open() {
 		t.Fatalf("%d cells, %v", len(cells), err)
