@@ -82,9 +82,9 @@ func (r *run) killLeader(ctx context.Context, s step) error {
 	waiting, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
 	defer cancel()
 	err := r.load.AwaitAcks(waiting, 1)
-	gap := r.load.Gap()
+	gap, partition := r.load.Gap()
 	r.worst = max(r.worst, gap)
-	r.cluster.Say("  node %d was killed; acks everywhere again after %s", n.ID, gap.Round(time.Millisecond))
+	r.cluster.Say("  node %d was killed; acks everywhere again after %s, the last in partition %d", n.ID, gap.Round(time.Millisecond), partition)
 	if err != nil {
 		return fmt.Errorf("after node %d was killed: %w", n.ID, err)
 	}

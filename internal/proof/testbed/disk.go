@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,18 +82,42 @@ func (d *disk) close() error {
 
 func (d *disk) filler() string { return filepath.Join(d.mount, "filler") }
 
+// fillTries: a node writes while its disk is filled, so that there is less than
+// was just said.
+const fillTries = 20
+
 // fill takes all free space but leave bytes.
 func (d *disk) fill(leave int64) error {
+	f, err := os.OpenFile(d.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // nothing is written to it, it only has blocks
+	for range fillTries {
+		err = fillOnce(f, leave)
+		if !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
+	}
+	return nil // it is as full as it gets
+}
+
+// fillOnce gives f all space of its file system that is free just now, but leave
+// bytes.
+func fillOnce(f *os.File, leave int64) error {
 	var s unix.Statfs_t
-	if err := unix.Statfs(d.mount, &s); err != nil {
+	var has unix.Stat_t
+	if err := errors.Join(unix.Fstatfs(int(f.Fd()), &s), unix.Fstat(int(f.Fd()), &has)); err != nil {
 		return err
 	}
 	take := int64(s.Bavail)*s.Bsize - leave
 	if take <= 0 {
 		return nil
 	}
-
-	return run("fallocate", "-l", strconv.FormatInt(take, 10), d.filler())
+	if err := unix.Fallocate(int(f.Fd()), 0, 512*has.Blocks, take); err != nil {
+		return fmt.Errorf("fill %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 func (d *disk) free() error {

@@ -57,8 +57,9 @@ type Load struct {
 	from stall.Mark   // gaps are measured from here
 	// worst is the longest time without an ack of one partition since from, less
 	// what the machine stood still.
-	worst time.Duration
-	fresh []int // acks since from, by partition
+	worst   time.Duration
+	worstOf int32
+	fresh   []int // acks since from, by partition
 }
 
 // lane is one producer's records to one partition, in the order they were sent.
@@ -197,7 +198,9 @@ func (l *Load) acked(partition int32) {
 	now := l.options.Stalls.Mark()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.worst = max(l.worst, now.Sub(l.since(partition, now)))
+	if gap := now.Sub(l.since(partition, now)); gap > l.worst {
+		l.worst, l.worstOf = gap, partition
+	}
 	l.last[partition] = now
 	l.fresh[partition]++
 }
@@ -224,16 +227,19 @@ func (l *Load) Mark() {
 }
 
 // Gap returns the longest time that one partition went without an ack since
-// Mark, counting what goes on at present and less what the machine stood still.
-func (l *Load) Gap() time.Duration {
+// Mark, counting what goes on at present and less what the machine stood still,
+// and which one it was.
+func (l *Load) Gap() (worst time.Duration, partition int32) {
 	now := l.options.Stalls.Mark()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	worst := l.worst
+	worst, partition = l.worst, l.worstOf
 	for p := range l.last {
-		worst = max(worst, now.Sub(l.since(int32(p), now)))
+		if gap := now.Sub(l.since(int32(p), now)); gap > worst {
+			worst, partition = gap, int32(p)
+		}
 	}
-	return worst
+	return worst, partition
 }
 
 // AwaitAcks waits until every partition has had n acks since Mark.
