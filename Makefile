@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken powerloss powerloss-memory damage proof-binaries failures restart-time sync-time fuzz
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken overload powerloss powerloss-memory damage proof-binaries failures restart-time sync-time fuzz
 
 all: check
 
@@ -141,6 +141,13 @@ powerloss: proof-binaries
 # was not synced; the tests do it a dozen times.
 powerloss-memory:
 	$(GO) test -count=1 -timeout=2h -run=TestLossOfPowerLosesNothing -v ./internal/failures -args -failures.losses=$(CYCLES) -failures.seed=$(SEED)
+
+# Ten times the load that the disks allow for DURATION, with bounded memory, and
+# idle connections and stalled consumers beside it.
+overload: DURATION = 10m
+overload: STATE = bin/overload-$(DURATION).json
+overload: proof-binaries
+	bin/proof overload --duration $(DURATION) --state '$(STATE)'
 
 # Damage of every file of a node, in every way, on leader and follower: a table.
 damage: proof-binaries

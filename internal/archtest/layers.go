@@ -135,11 +135,12 @@ func toolLayers() map[string]Rule {
 		"bench/report":     {Own: []string{"bench/load", "bench/compare", "bench/procs"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"bench/load":       {Own: []string{"bench/procs", "internal/cli"}, Third: []string{hdrHistogram}, Never: neverInLoad},
 		"internal/proof": {
-			Own:   []string{"internal/proof/damage", "internal/proof/nemesis", "internal/proof/powerloss", "internal/proof/testbed", "internal/cli", "bench/procs"},
+			Own:   []string{"internal/proof/damage", "internal/proof/nemesis", "internal/proof/overload", "internal/proof/powerloss", "internal/proof/testbed", "internal/cli", "internal/units", "bench/procs"},
 			Third: []string{cobra},
 		},
 		"internal/proof/damage":    {Own: []string{"internal/history", "internal/proof/testbed", "internal/stall"}},
 		"internal/proof/nemesis":   {Own: []string{"internal/proof/testbed", "internal/stall"}},
+		"internal/proof/overload":  {Own: []string{"internal/errcode", "internal/proof/testbed", "internal/protocol", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
 		"internal/proof/powerloss": {Own: []string{"internal/proof/testbed", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
 		"internal/proof/testbed": {
 			Own: []string{

@@ -26,7 +26,7 @@ func main() {
 }
 
 func newRoot() *cobra.Command {
-	root := cli.Group("proof", "Try to make logbroker lose data", newNemesis(), newPowerLoss(), newDamage())
+	root := cli.Group("proof", "Try to make logbroker lose data", newNemesis(), newPowerLoss(), newDamage(), newOverload())
 	root.Long = "proof starts clusters of logbrokerd processes, does them harm while records are produced, and judges\n" +
 		"what was acked against what every replica holds in the end. See the Makefile for how it is run."
 	return root

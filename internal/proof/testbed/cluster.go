@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +37,9 @@ type Options struct {
 	Storage string
 	// Wrap is put before the binary's command line.
 	Wrap []string
-	Out  io.Writer // tells people what is done
+	// Limits bound each node's process, as far as the machine can.
+	Limits Limits
+	Out    io.Writer // tells people what is done
 }
 
 // Cluster is three nodes and a control connection.
@@ -80,12 +83,46 @@ func (c *Cluster) newNode(id int) (*Node, error) {
 		}
 		n.disk, n.dir = d, filepath.Join(d.mount, "data")
 	}
+	c.limit(n)
 	log, err := os.Create(n.logFile(o.Dir))
 	if err != nil {
 		return nil, err
 	}
 	n.log = log
 	return n, n.addresses(c.network.host(id), o.Powers.Cuts)
+}
+
+// limit bounds a node's process, or says why it cannot. A disk that cannot be
+// bounded is made slow in another way.
+func (c *Cluster) limit(n *Node) {
+	o := c.options
+	n.group = &group{}
+	if o.Limits.MemoryBytes > 0 {
+		if err := n.group.limitMemory(o.Limits.MemoryBytes); err != nil {
+			c.Say("skipped: a bound on the memory of node %d (%v)", n.ID, err)
+		}
+	}
+	if o.Limits.DiskBytes == 0 {
+		return
+	}
+	err := n.group.limitDisk(o.Limits.DiskBytes, filepath.Dir(n.dir))
+	switch {
+	case err == nil:
+	case o.Powers.Trace:
+		c.Say("skipped: a bound on what the disk of node %d writes in a second (%v); every sync takes 20 ms longer instead", n.ID, err)
+		n.wrap = slices.Concat(n.wrap, slowSyncs())
+	default:
+		c.Say("skipped: a slow disk of node %d (%v)", n.ID, err)
+	}
+}
+
+// FreeDisks ends the bounds on the disks' speed.
+func (c *Cluster) FreeDisks() error {
+	var errs []error
+	for _, n := range c.Nodes {
+		errs = append(errs, n.SetDisk(0))
+	}
+	return errors.Join(errs...)
 }
 
 func (c *Cluster) start(ctx context.Context) error {
@@ -133,6 +170,16 @@ func (c *Cluster) URLs() []string {
 	return urls
 }
 
+// Ended returns an error that matches ErrEnded where a node does not run.
+func (c *Cluster) Ended() error {
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			return fmt.Errorf("node %d: %w: %s", n.ID, ErrEnded, n.LastError())
+		}
+	}
+	return nil
+}
+
 // AwaitReady waits until every node is ready, each of which must run.
 func (c *Cluster) AwaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
@@ -151,6 +198,15 @@ func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32
 	defer cancel()
 	_, err := c.admin.Admin().CreateTopic(ctx, protocol.TopicCreateRequest{Version: protocol.ControlVersion, Name: name, Partitions: partitions, Config: config})
 	return err
+}
+
+// TopicID returns the id that requests for a topic carry.
+func (c *Cluster) TopicID(ctx context.Context, name string) (uint64, error) {
+	meta, err := c.admin.Topic(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return meta.ID, nil
 }
 
 // Leaders returns the node that leads each partition of a topic, 0 for none.
@@ -313,7 +369,7 @@ func (c *Cluster) Close() error {
 	errs := []error{c.network.heal()}
 	for _, n := range c.Nodes {
 		n.Kill()
-		errs = append(errs, n.log.Close())
+		errs = append(errs, n.log.Close(), n.group.close())
 		if n.disk != nil {
 			errs = append(errs, n.disk.close())
 		}

@@ -40,7 +40,10 @@ type LoadOptions struct {
 	// Patience is the delivery time-out of the patient producers, 0 for the
 	// library's default. Every second producer is impatient.
 	Patience time.Duration
-	Stalls   *stall.Meter
+	// Open: what does not fit into the window is dropped, not sent later, so that
+	// Rate is offered whatever is allowed.
+	Open   bool
+	Stalls *stall.Meter
 }
 
 // Load sends numbered records without a pause and writes down what came of each.
@@ -51,6 +54,7 @@ type Load struct {
 	stopping  chan struct{}
 	sending   sync.WaitGroup
 	perBurst  atomic.Int64
+	offered   atomic.Int64 // records, with those that were dropped
 
 	mu   sync.Mutex   // guards what follows
 	last []stall.Mark // by partition: its last ack
@@ -119,6 +123,9 @@ func (l *Load) SetRate(rate int) {
 	l.perBurst.Store(int64(perBurst))
 }
 
+// Offered counts the records that were to be sent up to now.
+func (l *Load) Offered() int64 { return l.offered.Load() }
+
 func (a *lane) send() {
 	tick := time.NewTicker(burstEvery)
 	defer tick.Stop()
@@ -128,14 +135,33 @@ func (a *lane) send() {
 			return
 		case <-tick.C:
 		}
-		for range a.load.perBurst.Load() {
-			select {
-			case <-a.load.stopping:
-				return
-			case a.window <- struct{}{}:
+		n := a.load.perBurst.Load()
+		a.load.offered.Add(n)
+		for range n {
+			if !a.room() {
+				break
 			}
 			a.sendOne()
 		}
+	}
+}
+
+// room takes a place in the window: waiting for it until the load stops, or, in an
+// open load, if there is one.
+func (a *lane) room() bool {
+	if a.load.options.Open {
+		select {
+		case a.window <- struct{}{}:
+			return true
+		default:
+			return false
+		}
+	}
+	select {
+	case <-a.load.stopping:
+		return false
+	case a.window <- struct{}{}:
+		return true
 	}
 }
 

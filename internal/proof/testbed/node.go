@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,17 +30,18 @@ type Node struct {
 	ID int
 
 	cluster *Cluster
-	disk    *disk // nil: it shares the disk of this process
+	disk    *disk  // nil: it shares the disk of this process
+	group   *group // what bounds its process
 	dir     string
 	config  string
 	ready   string
-	// client, routes, raft and http are the ports' addresses.
-	client, routes, raft, http string
-	log                        *os.File
-	child                      *procs.Child // nil: it does not run
-	stopped                    bool         // by SIGSTOP
-	tracer                     *exec.Cmd    // of its syncs, nil for none
-	wrap                       []string     // command prefix
+	// client, routes, raft and admin are the ports' addresses.
+	client, routes, raft, admin string
+	log                         *os.File
+	child                       *procs.Child // nil: it does not run
+	stopped                     bool         // by SIGSTOP
+	tracer                      *exec.Cmd    // of its syncs, nil for none
+	wrap                        []string     // command prefix
 }
 
 // DataDir is where the node's data lies.
@@ -55,7 +58,7 @@ client: {listen: %q}
 nats_cluster: {listen: %q}
 raft: {listen: %q}
 http: {listen: %q}
-`, n.ID, strings.Join(founders, ", "), n.dir, more, n.client, n.routes, n.raft, n.http)
+`, n.ID, strings.Join(founders, ", "), n.dir, more, n.client, n.routes, n.raft, n.admin)
 	return os.WriteFile(n.config, []byte(text), 0o600)
 }
 
@@ -75,7 +78,7 @@ func (n *Node) addresses(host string, apart bool) error {
 		_, ports[i], _ = net.SplitHostPort(l.Addr().String())
 	}
 	n.client, n.routes = net.JoinHostPort(host, ports[0]), net.JoinHostPort(host, ports[1])
-	n.raft, n.http = net.JoinHostPort(host, ports[2]), net.JoinHostPort(host, ports[3])
+	n.raft, n.admin = net.JoinHostPort(host, ports[2]), net.JoinHostPort(host, ports[3])
 	return nil
 }
 
@@ -87,7 +90,7 @@ func (n *Node) Start() error {
 	if err := os.Remove(n.ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	command := slices.Concat(n.cluster.network.enter(n.ID), n.wrap, []string{n.cluster.options.Binary, "start", "-c", n.config, "--ready-file", n.ready})
+	command := slices.Concat(n.cluster.network.enter(n.ID), n.group.enter(), n.wrap, []string{n.cluster.options.Binary, "start", "-c", n.config, "--ready-file", n.ready})
 	child, err := procs.Start(procs.Command{Path: command[0], Args: command[1:], Env: cleanEnvironment(), Stderr: n.log, Stdout: n.log})
 	if err != nil {
 		return err
@@ -275,4 +278,32 @@ func (n *Node) LastError() string {
 		}
 	}
 	return last
+}
+
+// Refused counts the requests of an API that the node has refused with a code since
+// it began, as it says itself (logbroker_request_duration_seconds_count).
+func (n *Node) Refused(ctx context.Context, api, code string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	reply, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, fmt.Errorf("the metrics of node %d: %w", n.ID, err)
+	}
+	defer reply.Body.Close() //nolint:errcheck // it was only read
+	page, err := io.ReadAll(reply.Body)
+	if err != nil {
+		return 0, fmt.Errorf("the metrics of node %d: %w", n.ID, err)
+	}
+	series := fmt.Sprintf("logbroker_request_duration_seconds_count{api=%q,code=%q} ", api, code)
+	for line := range strings.Lines(string(page)) {
+		if count, ok := strings.CutPrefix(line, series); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(count), 64)
+			return int(value), err
+		}
+	}
+	return 0, nil
 }

@@ -29,6 +29,8 @@ type Leg struct {
 	Repairs int           `json:"repairs"` // nodes that somebody would have had to mend
 	Worst   time.Duration `json:"worst"`   // without acks after a leader was killed
 	Commit  string        `json:"commit"`
+	// Figures are what else was measured.
+	Figures map[string]float64 `json:"figures,omitempty"`
 
 	// Number counts the legs from 0, Dir is a directory of its own.
 	Number uint64 `json:"-"`

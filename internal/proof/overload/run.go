@@ -1,0 +1,282 @@
+// Package overload offers a cluster of real processes ten times what its disks
+// allow, with their memory bounded: the nodes must refuse what they cannot take
+// (THROTTLED), hold no more memory than they may, and lose nothing that they
+// acked. Beside the producers stand idle connections and consumers that ask for
+// much and read nothing. The last node's disk is half as fast as the others', so
+// that it is left behind.
+//
+// Start at run.press; crowd.go is who stands beside.
+package overload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"logbroker/internal/errcode"
+	"logbroker/internal/proof/testbed"
+	"logbroker/internal/stall"
+)
+
+const (
+	topic      = "events"
+	partitions = 12
+	producers  = 12
+	// window is what each producer may have on its way in each partition: all
+	// together 25 times what a partition takes at once.
+	window     = 512
+	valueBytes = 4 << 10
+	imageBytes = 16 << 30
+	// overs is how much more is offered than is allowed.
+	overs = 10
+	// learnMax is how long it is learnt what is allowed.
+	learnMax   = 10 * time.Second
+	sayEvery   = 10 * time.Second
+	watchEvery = 500 * time.Millisecond
+)
+
+// ErrTooMuch says that a node held more memory than it may.
+var ErrTooMuch = errors.New("a node held too much memory")
+
+// ErrNotRefused says that nothing was refused.
+var ErrNotRefused = errors.New("no request was refused with THROTTLED: the load was none")
+
+// Options of a run.
+type Options struct {
+	Binary string
+	Commit string
+	Dir    string
+	State  string
+	Seed   uint64
+	// Duration is how long the load is too much in all, LegMax in one leg.
+	Duration, LegMax time.Duration
+	// MemoryBytes bounds a node's process, DiskBytes is what its disk writes in a
+	// second.
+	MemoryBytes, DiskBytes int64
+	// Idle connections and Stalled consumers stand beside.
+	Idle, Stalled int
+	Powers        testbed.Powers
+	Out           io.Writer
+}
+
+// The figures of a leg beside its tally.
+const (
+	offered   = "offered_bytes"
+	allowed   = "allowed_bytes"
+	throttled = "throttled"
+	rssPeak   = "rss_peak_bytes"
+)
+
+// run is one leg.
+type run struct {
+	options Options
+	leg     *testbed.Leg
+	cluster *testbed.Cluster
+	load    *testbed.Load
+	crowd   *crowd
+
+	peak atomic.Int64         // the most memory that a node held, in bytes
+	held [testbed.Nodes]int64 // of each node; watch's until it has ended
+}
+
+// Run makes the legs that are missing and prints the final line.
+//
+// Errors: as testbed.RunSeries.
+func Run(ctx context.Context, o Options) error {
+	return testbed.RunSeries(ctx, testbed.SeriesOptions{
+		Commit: o.Commit, Dir: o.Dir, State: o.State, Seed: o.Seed, Goal: o.Duration.Seconds(), LegMax: o.LegMax.Seconds(), Out: o.Out, Leg: o.makeLeg, Line: line,
+	})
+}
+
+func line(s *testbed.Series) string {
+	all := s.Total()
+	sum, peak := map[string]float64{}, 0.0
+	for _, l := range s.Legs {
+		for name, value := range l.Figures {
+			sum[name] += value
+		}
+		peak = max(peak, l.Figures[rssPeak])
+	}
+	rate := func(name string) float64 { return sum[name] / max(all.Amount, 1) / 1e6 }
+	return fmt.Sprintf("offered=%.1fMB/s allowed=%.1fMB/s %s throttled=%.0f rss-max=%.0fMiB seed=%d commit=%s",
+		rate(offered), rate(allowed), all.String(), sum[throttled], peak/(1<<20), s.Seed, s.Commits())
+}
+
+func (o Options) makeLeg(ctx context.Context, leg *testbed.Leg) error {
+	stalls, err := stall.Measure(filepath.Join(leg.Dir, "stall"))
+	if err != nil {
+		return err
+	}
+	defer stalls.Stop()
+	leg.Figures = map[string]float64{}
+	cluster, err := testbed.New(ctx, testbed.Options{
+		Binary: o.Binary, Dir: leg.Dir, Powers: o.Powers, DiskBytes: imageBytes, Out: o.Out, Storage: "segment_bytes: 64MiB, min_free_bytes: 64MiB",
+		Limits: testbed.Limits{MemoryBytes: o.MemoryBytes, DiskBytes: o.DiskBytes},
+	})
+	if err != nil {
+		return err
+	}
+	r := &run{options: o, leg: leg, cluster: cluster}
+	err = r.press(ctx, stalls)
+	return errors.Join(err, cluster.Close())
+}
+
+// press offers too much for as long as the leg is, and judges.
+func (r *run) press(ctx context.Context, stalls *stall.Meter) error {
+	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
+		return err
+	}
+	if err := r.cluster.Nodes[testbed.Nodes-1].SetDisk(r.options.DiskBytes / 2); err != nil {
+		return err
+	}
+	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
+		Topic: topic, Partitions: partitions, Producers: producers, Rate: r.rate(r.options.DiskBytes), Window: window, ValueBytes: valueBytes, Open: true, Stalls: stalls,
+	})
+	if err != nil {
+		return err
+	}
+	r.load = load
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { r.watch(watching); close(watched) }() // ends with stop
+	err = r.under(ctx)
+	stop()
+	<-watched
+	if err != nil {
+		return err
+	}
+	return r.verdict()
+}
+
+// under is what happens while the nodes' memory is watched.
+func (r *run) under(ctx context.Context) error {
+	if err := r.gather(ctx); err != nil {
+		return err
+	}
+	err := r.overdo(ctx)
+	r.crowd.disperse()
+	if err := errors.Join(err, r.cluster.FreeDisks()); err != nil {
+		return err
+	}
+	r.cluster.Say("judging")
+	r.leg.Tally, err = testbed.Judge(ctx, r.cluster, r.load, r.options.Out)
+	return err
+}
+
+// rate is bytes a second, offered ten times, in records.
+func (r *run) rate(bytes int64) int { return int(max(overs*bytes/valueBytes, 1)) }
+
+// gather lets the crowd come, once there is something to read.
+func (r *run) gather(ctx context.Context) error {
+	o := r.options
+	id, err := r.cluster.TopicID(ctx, topic)
+	if err != nil {
+		return err
+	}
+	starting, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
+	defer cancel()
+	if err := r.load.AwaitAcks(starting, 100); err != nil {
+		return err
+	}
+	idle, err := filesFor(o.Idle + o.Stalled)
+	if err != nil {
+		return err
+	}
+	stalled := min(o.Stalled, idle)
+	idle -= stalled
+	if idle < o.Idle {
+		r.cluster.Say("skipped: %d of %d idle connections (this process may not open more files: ulimit -n)", o.Idle-idle, o.Idle)
+	}
+	r.crowd = &crowd{urls: hosts(r.cluster.URLs()), topic: topic, id: id, parts: partitions}
+	if err := r.crowd.gather(ctx, idle, stalled); err != nil {
+		return errors.Join(err, r.cluster.Ended())
+	}
+	r.cluster.Say("%s", r.crowd)
+	return nil
+}
+
+// overdo learns what is allowed, and then offers ten times as much.
+func (r *run) overdo(ctx context.Context) error {
+	from := r.sample()
+	if err := testbed.Wait(ctx, min(learnMax, r.options.Duration/2)); err != nil {
+		return err
+	}
+	_, allowedNow := from.to(r.sample())
+	r.load.SetRate(r.rate(int64(allowedNow)))
+	from = r.sample()
+	end := time.Now().Add(time.Duration(r.leg.Amount * float64(time.Second)))
+	for last := from; time.Now().Before(end); {
+		if err := testbed.Wait(ctx, min(sayEvery, time.Until(end))); err != nil {
+			return err
+		}
+		if err := r.cluster.Ended(); err != nil {
+			return err
+		}
+		now := r.sample()
+		in, out := last.to(now)
+		r.cluster.Say("offered %.1f MB/s, allowed %.1f MB/s; the most memory of a node is %.0f MiB; %s", in/1e6, out/1e6, mib(r.peak.Load()), r.crowd)
+		last = now
+	}
+	now := r.sample()
+	r.leg.Figures[offered], r.leg.Figures[allowed] = float64(now.offered-from.offered), float64(now.allowed-from.allowed)
+	for _, n := range r.cluster.Nodes {
+		refused, err := n.Refused(ctx, "produce", errcode.Throttled.String())
+		if err != nil {
+			return err
+		}
+		r.leg.Figures[throttled] += float64(refused)
+	}
+	return nil
+}
+
+// sample is what was offered and allowed up to a moment, in bytes.
+type sample struct {
+	at               time.Time
+	offered, allowed int64
+}
+
+func (r *run) sample() sample {
+	return sample{time.Now(), r.load.Offered() * valueBytes, int64(r.load.Acked()) * valueBytes}
+}
+
+// to returns what was offered and allowed in a second, from s to a later sample.
+func (s sample) to(later sample) (offered, allowed float64) {
+	seconds := max(later.at.Sub(s.at), time.Millisecond).Seconds()
+	return float64(later.offered-s.offered) / seconds, float64(later.allowed-s.allowed) / seconds
+}
+
+// watch looks at the nodes' memory until ctx ends.
+func (r *run) watch(ctx context.Context) {
+	for testbed.Wait(ctx, watchEvery) == nil {
+		for i, n := range r.cluster.Nodes {
+			if held, err := n.RSSPeak(); err == nil { // else it has ended, as others say
+				r.held[i] = max(r.held[i], held)
+				r.peak.Store(max(r.peak.Load(), held))
+			}
+		}
+	}
+}
+
+func (r *run) verdict() error {
+	text := []string{}
+	for i, held := range r.held {
+		text = append(text, fmt.Sprintf("node %d %.0f MiB", i+1, mib(held)))
+	}
+	r.cluster.Say("%.0f requests refused with THROTTLED; most memory: %s", r.leg.Figures[throttled], strings.Join(text, ", "))
+	r.leg.Figures[rssPeak] = float64(r.peak.Load())
+	r.leg.Faults = int(r.leg.Figures[throttled])
+	switch {
+	case r.peak.Load() > r.options.MemoryBytes:
+		return fmt.Errorf("%w: %.0f MiB of %.0f MiB", ErrTooMuch, mib(r.peak.Load()), mib(r.options.MemoryBytes))
+	case r.leg.Faults == 0:
+		return ErrNotRefused
+	}
+	return nil
+}
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
