@@ -65,13 +65,18 @@ func TestFilesAndFunctionsStaySmall(t *testing.T) {
 	})
 }
 
+// imposed are the methods whose parameters an interface of another module fixes.
+var imposed = map[string]bool{
+	"internal/raftnode/readback.go: IterateEntries": true, // dragonboat's raftio.ILogDB
+}
+
 func checkFunction(t *testing.T, path string, fset *token.FileSet, f *ast.FuncDecl) {
 	t.Helper()
 	lines := fset.Position(f.End()).Line - fset.Position(f.Pos()).Line + 1
 	if lines > functionLinesMax {
 		t.Errorf("%s: %s has %d lines, at most %d", path, f.Name.Name, lines, functionLinesMax)
 	}
-	if n := f.Type.Params.NumFields(); n > parametersMax {
+	if n := f.Type.Params.NumFields(); n > parametersMax && !imposed[path+": "+f.Name.Name] {
 		t.Errorf("%s: %s has %d parameters, at most %d: give it a struct", path, f.Name.Name, n, parametersMax)
 	}
 }
