@@ -31,6 +31,7 @@ func newOverload() *cobra.Command {
 	f.TextVar(&memory, "memory", memory, "what the process of a node may hold")
 	f.TextVar(&disk, "disk", disk, "what the disk of a node writes in a second; the last node's half of it")
 	f.IntVar(&o.Idle, "idle", 10_000, "idle connections beside it")
-	f.IntVar(&o.Stalled, "stalled", 1000, "consumers beside it that ask for 8 MiB and read nothing")
+	f.IntVar(&o.Stalled, "stalled", 1000, "consumers beside it that ask for 4 MiB and read nothing")
+	f.Int32Var(&o.Partitions, "partitions", 12, "partitions of the topic")
 	return cmd
 }

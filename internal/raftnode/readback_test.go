@@ -12,7 +12,7 @@ import (
 func TestWhatIsReadBackFromTheLogIsBounded(t *testing.T) {
 	t.Parallel()
 	s, _ := openStore(t, vfs.NewStrictMem(), "/raft")
-	defer s.Close() //nolint:errcheck // in memory
+	defer s.Close()
 	const entries, size = 40, 256 << 10
 	for i := range uint64(entries) {
 		save(t, s, update(1, 1, i, pb.Entry{Index: i + 1, Term: 1, Cmd: make([]byte, size)}))

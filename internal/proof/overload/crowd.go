@@ -14,19 +14,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"logbroker/consumer"
 	"logbroker/internal/protocol"
 )
 
 const (
-	// stalledCredit is what each stalled consumer asks for: as much as a node gives
-	// for one request.
-	stalledCredit = 8 << 20
+	// stalledCredit is what each stalled consumer asks for: as much as the library's
+	// readers do.
+	stalledCredit = consumer.DefaultPrefetchBytes
 	// readBuffer is what the kernel may take in for a consumer that reads nothing.
 	readBuffer = 4 << 10
 	dialers    = 64
 	dialMax    = 20 * time.Second
 	// lookEvery is how often a stalled consumer sees whether it was cut.
 	lookEvery = time.Second
+	// stayMin is how long a stalled consumer stays at least; at most twice as long.
+	stayMin = time.Minute
 	// spareFiles is what this process needs beside the crowd's connections.
 	spareFiles = 1000
 )
@@ -150,8 +153,8 @@ func (w *crowd) rest(c net.Conn, r *bufio.Reader) {
 	}
 }
 
-// stall is a consumer that asks for records and reads none. When it is cut it
-// comes back, as one would that cannot keep up.
+// stall is a consumer that asks for records and reads none. When it is cut, and
+// after a while, it comes back: there is ever more to be had.
 func (w *crowd) stall(i int) {
 	for w.ctx.Err() == nil {
 		c, _, err := w.dial(i)
@@ -161,11 +164,11 @@ func (w *crowd) stall(i int) {
 		}
 		w.stalled.Add(1)
 		err = w.ask(c, i)
-		for err == nil && w.wait(lookEvery) {
+		for stay := stayMin + rand.N(stayMin); err == nil && stay > 0 && w.wait(lookEvery); stay -= lookEvery {
 			_, err = c.Write([]byte("PING\r\n"))
 		}
 		w.stalled.Add(-1)
-		if w.ctx.Err() == nil {
+		if err != nil {
 			w.cut.Add(1)
 		}
 		_ = c.Close() // it may have been cut

@@ -1,9 +1,9 @@
 // Package overload offers a cluster of real processes ten times what its disks
 // allow, with their memory bounded: the nodes must refuse what they cannot take
 // (THROTTLED), hold no more memory than they may, and lose nothing that they
-// acked. Beside the producers stand idle connections and consumers that ask for
-// much and read nothing. The last node's disk is half as fast as the others', so
-// that it is left behind.
+// acked. The last node's disk is half as fast as the others', so
+// that it is left behind. Then come idle connections and consumers that ask for much
+// and read nothing, for which the same holds, and beside which records are acked.
 //
 // Start at run.press; crowd.go is who stands beside.
 package overload
@@ -24,18 +24,22 @@ import (
 )
 
 const (
-	topic      = "events"
-	partitions = 12
-	producers  = 12
+	topic     = "events"
+	producers = 12
 	// window is what each producer may have on its way in each partition: all
-	// together 25 times what a partition takes at once.
+	// together half as much again as a partition takes at once.
 	window     = 512
 	valueBytes = 4 << 10
 	imageBytes = 16 << 30
 	// overs is how much more is offered than is allowed.
 	overs = 10
+	// allowedLeast of what a disk writes is taken to be allowed where next to nothing
+	// was acked while it was learnt.
+	allowedLeast = 16
 	// learnMax is how long it is learnt what is allowed.
-	learnMax   = 10 * time.Second
+	learnMax = 10 * time.Second
+	// besideMax is how long the crowd stays.
+	besideMax  = 30 * time.Second
 	sayEvery   = 10 * time.Second
 	watchEvery = 500 * time.Millisecond
 )
@@ -58,6 +62,8 @@ type Options struct {
 	// MemoryBytes bounds a node's process, DiskBytes is what its disk writes in a
 	// second.
 	MemoryBytes, DiskBytes int64
+	// Partitions of the topic, with a leader each that has a bound of its own.
+	Partitions int32
 	// Idle connections and Stalled consumers stand beside.
 	Idle, Stalled int
 	Powers        testbed.Powers
@@ -70,6 +76,7 @@ const (
 	allowed   = "allowed_bytes"
 	throttled = "throttled"
 	rssPeak   = "rss_peak_bytes"
+	idleStood = "idle_connections"
 )
 
 // run is one leg.
@@ -80,8 +87,7 @@ type run struct {
 	load    *testbed.Load
 	crowd   *crowd
 
-	peak atomic.Int64         // the most memory that a node held, in bytes
-	held [testbed.Nodes]int64 // of each node; watch's until it has ended
+	peaks [testbed.Nodes]atomic.Int64 // the most memory that each node held, in bytes
 }
 
 // Run makes the legs that are missing and prints the final line.
@@ -95,16 +101,16 @@ func Run(ctx context.Context, o Options) error {
 
 func line(s *testbed.Series) string {
 	all := s.Total()
-	sum, peak := map[string]float64{}, 0.0
+	sum, peak, idle := map[string]float64{}, 0.0, 0.0
 	for _, l := range s.Legs {
 		for name, value := range l.Figures {
 			sum[name] += value
 		}
-		peak = max(peak, l.Figures[rssPeak])
+		peak, idle = max(peak, l.Figures[rssPeak]), max(idle, l.Figures[idleStood])
 	}
 	rate := func(name string) float64 { return sum[name] / max(all.Amount, 1) / 1e6 }
-	return fmt.Sprintf("offered=%.1fMB/s allowed=%.1fMB/s %s throttled=%.0f rss-max=%.0fMiB seed=%d commit=%s",
-		rate(offered), rate(allowed), all.String(), sum[throttled], peak/(1<<20), s.Seed, s.Commits())
+	return fmt.Sprintf("offered=%.1fMB/s allowed=%.1fMB/s %s throttled=%.0f rss-max=%.0fMiB idle=%.0f seed=%d commit=%s",
+		rate(offered), rate(allowed), all.String(), sum[throttled], peak/(1<<20), idle, s.Seed, s.Commits())
 }
 
 func (o Options) makeLeg(ctx context.Context, leg *testbed.Leg) error {
@@ -128,14 +134,14 @@ func (o Options) makeLeg(ctx context.Context, leg *testbed.Leg) error {
 
 // press offers too much for as long as the leg is, and judges.
 func (r *run) press(ctx context.Context, stalls *stall.Meter) error {
-	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
+	if err := r.cluster.CreateTopic(ctx, topic, r.options.Partitions, nil); err != nil {
 		return err
 	}
 	if err := r.cluster.Nodes[testbed.Nodes-1].SetDisk(r.options.DiskBytes / 2); err != nil {
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
-		Topic: topic, Partitions: partitions, Producers: producers, Rate: r.rate(r.options.DiskBytes), Window: window, ValueBytes: valueBytes, Open: true, Stalls: stalls,
+		Topic: topic, Partitions: r.options.Partitions, Producers: producers, Rate: r.rate(r.options.DiskBytes), Window: window, ValueBytes: valueBytes, Open: true, Plain: true, Stalls: stalls,
 	})
 	if err != nil {
 		return err
@@ -147,40 +153,68 @@ func (r *run) press(ctx context.Context, stalls *stall.Meter) error {
 	err = r.under(ctx)
 	stop()
 	<-watched
+	return errors.Join(err, r.verdict())
+}
+
+// under is what happens while the nodes' memory is watched: first there is too
+// much load, and then, with the disks as fast as they are, the crowd comes.
+func (r *run) under(ctx context.Context) error {
+	starting, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
+	defer cancel()
+	if err := r.load.AwaitAcks(starting, 1); err != nil {
+		return err
+	}
+	if err := errors.Join(r.overdo(ctx), r.cluster.FreeDisks()); err != nil {
+		return err
+	}
+	r.load.SetRate(0)
+	if err := r.beside(ctx); err != nil {
+		return err
+	}
+	r.load.SetRate(0)
+	refused, err := r.refusals(ctx)
 	if err != nil {
 		return err
 	}
-	return r.verdict()
+	r.leg.Figures[throttled] = float64(refused)
+	r.cluster.Say("%d requests refused with THROTTLED; judging", refused)
+	r.leg.Tally, err = testbed.Judge(ctx, r.cluster, r.load, r.options.Out)
+	return err
 }
 
-// under is what happens while the nodes' memory is watched.
-func (r *run) under(ctx context.Context) error {
+// beside lets the crowd come and stay for a while, and go. Records must be acked
+// beside it.
+func (r *run) beside(ctx context.Context) error {
 	if err := r.gather(ctx); err != nil {
 		return err
 	}
-	err := r.overdo(ctx)
-	r.crowd.disperse()
-	if err := errors.Join(err, r.cluster.FreeDisks()); err != nil {
-		return err
+	defer r.crowd.disperse()
+	end := time.Now().Add(min(besideMax, time.Duration(r.leg.Amount*float64(time.Second))))
+	for time.Now().Before(end) {
+		if err := testbed.Wait(ctx, min(sayEvery, time.Until(end))); err != nil {
+			return err
+		}
+		r.cluster.Say("%s; most memory of the nodes %s", r.crowd, r.memory())
+		if err := r.cluster.Ended(); err != nil {
+			return err
+		}
 	}
-	r.cluster.Say("judging")
-	r.leg.Tally, err = testbed.Judge(ctx, r.cluster, r.load, r.options.Out)
-	return err
+	r.leg.Figures[idleStood] = float64(r.crowd.idle.Load())
+	r.load.Mark()
+	r.load.SetRate(1)
+	acking, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
+	defer cancel()
+	return r.load.AwaitAcks(acking, 1)
 }
 
 // rate is bytes a second, offered ten times, in records.
 func (r *run) rate(bytes int64) int { return int(max(overs*bytes/valueBytes, 1)) }
 
-// gather lets the crowd come, once there is something to read.
+// gather lets the crowd come.
 func (r *run) gather(ctx context.Context) error {
 	o := r.options
 	id, err := r.cluster.TopicID(ctx, topic)
 	if err != nil {
-		return err
-	}
-	starting, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
-	defer cancel()
-	if err := r.load.AwaitAcks(starting, 100); err != nil {
 		return err
 	}
 	idle, err := filesFor(o.Idle + o.Stalled)
@@ -192,7 +226,7 @@ func (r *run) gather(ctx context.Context) error {
 	if idle < o.Idle {
 		r.cluster.Say("skipped: %d of %d idle connections (this process may not open more files: ulimit -n)", o.Idle-idle, o.Idle)
 	}
-	r.crowd = &crowd{urls: hosts(r.cluster.URLs()), topic: topic, id: id, parts: partitions}
+	r.crowd = &crowd{urls: hosts(r.cluster.URLs()), topic: topic, id: id, parts: o.Partitions}
 	if err := r.crowd.gather(ctx, idle, stalled); err != nil {
 		return errors.Join(err, r.cluster.Ended())
 	}
@@ -207,7 +241,7 @@ func (r *run) overdo(ctx context.Context) error {
 		return err
 	}
 	_, allowedNow := from.to(r.sample())
-	r.load.SetRate(r.rate(int64(allowedNow)))
+	r.load.SetRate(r.rate(max(int64(allowedNow), r.options.DiskBytes/allowedLeast)))
 	from = r.sample()
 	end := time.Now().Add(time.Duration(r.leg.Amount * float64(time.Second)))
 	for last := from; time.Now().Before(end); {
@@ -219,19 +253,46 @@ func (r *run) overdo(ctx context.Context) error {
 		}
 		now := r.sample()
 		in, out := last.to(now)
-		r.cluster.Say("offered %.1f MB/s, allowed %.1f MB/s; the most memory of a node is %.0f MiB; %s", in/1e6, out/1e6, mib(r.peak.Load()), r.crowd)
+		r.cluster.Say("offered %.1f MB/s, allowed %.1f MB/s; most memory of the nodes %s", in/1e6, out/1e6, r.memory())
 		last = now
+	}
+	if err := r.awaitRefusals(ctx); err != nil {
+		return err
 	}
 	now := r.sample()
 	r.leg.Figures[offered], r.leg.Figures[allowed] = float64(now.offered-from.offered), float64(now.allowed-from.allowed)
+	return nil
+}
+
+// awaitRefusals goes on until something was refused: a short run, or one on a slow
+// machine, may not have come so far.
+func (r *run) awaitRefusals(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
+	defer cancel()
+	for {
+		n, err := r.refusals(ctx)
+		if err != nil {
+			return fmt.Errorf("%w (%w)", ErrNotRefused, err)
+		}
+		if n > 0 {
+			return nil
+		}
+		if err := testbed.Wait(ctx, watchEvery); err != nil {
+			return fmt.Errorf("%w (%w)", ErrNotRefused, err)
+		}
+	}
+}
+
+// refusals is how many requests the nodes refused with THROTTLED.
+func (r *run) refusals(ctx context.Context) (sum int, err error) {
 	for _, n := range r.cluster.Nodes {
 		refused, err := n.Refused(ctx, "produce", errcode.Throttled.String())
 		if err != nil {
-			return err
+			return 0, err
 		}
-		r.leg.Figures[throttled] += float64(refused)
+		sum += refused
 	}
-	return nil
+	return sum, nil
 }
 
 // sample is what was offered and allowed up to a moment, in bytes.
@@ -255,24 +316,35 @@ func (r *run) watch(ctx context.Context) {
 	for testbed.Wait(ctx, watchEvery) == nil {
 		for i, n := range r.cluster.Nodes {
 			if held, err := n.RSSPeak(); err == nil { // else it has ended, as others say
-				r.held[i] = max(r.held[i], held)
-				r.peak.Store(max(r.peak.Load(), held))
+				r.peaks[i].Store(max(r.peaks[i].Load(), held))
 			}
 		}
 	}
 }
 
-func (r *run) verdict() error {
-	text := []string{}
-	for i, held := range r.held {
-		text = append(text, fmt.Sprintf("node %d %.0f MiB", i+1, mib(held)))
+// peak is the most memory that any node held.
+func (r *run) peak() (most int64) {
+	for i := range r.peaks {
+		most = max(most, r.peaks[i].Load())
 	}
-	r.cluster.Say("%.0f requests refused with THROTTLED; most memory: %s", r.leg.Figures[throttled], strings.Join(text, ", "))
-	r.leg.Figures[rssPeak] = float64(r.peak.Load())
+	return most
+}
+
+// memory says what the nodes held at most.
+func (r *run) memory() string {
+	text := []string{}
+	for i := range r.peaks {
+		text = append(text, fmt.Sprintf("%.0f", mib(r.peaks[i].Load())))
+	}
+	return strings.Join(text, ", ") + " MiB"
+}
+
+func (r *run) verdict() error {
+	r.leg.Figures[rssPeak] = float64(r.peak())
 	r.leg.Faults = int(r.leg.Figures[throttled])
 	switch {
-	case r.peak.Load() > r.options.MemoryBytes:
-		return fmt.Errorf("%w: %.0f MiB of %.0f MiB", ErrTooMuch, mib(r.peak.Load()), mib(r.options.MemoryBytes))
+	case r.peak() > r.options.MemoryBytes:
+		return fmt.Errorf("%w: %.0f MiB of %.0f MiB", ErrTooMuch, mib(r.peak()), mib(r.options.MemoryBytes))
 	case r.leg.Faults == 0:
 		return ErrNotRefused
 	}

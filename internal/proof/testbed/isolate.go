@@ -29,7 +29,7 @@ type Powers struct {
 // code. done is false where this process is that second one already, or where
 // the system does not allow it; then the caller goes on itself.
 func Isolate() (code int, done bool) {
-	if os.Getenv(insideEnv) != "" {
+	if inside() {
 		return 0, false
 	}
 	runtime.LockOSThread() // Pdeathsig is bound to the thread
@@ -55,12 +55,17 @@ func Isolate() (code int, done bool) {
 	return 0, false
 }
 
+// inside reports whether this process is the one that Isolate started. The
+// variable alone proves nothing, and to take the system's own mounts for ours would
+// be bad: the first process of a namespace has the id 1.
+func inside() bool { return os.Getenv(insideEnv) != "" && os.Getpid() == 1 }
+
 // Discover finds out what this process may do, and prepares the namespaces that
 // Isolate made.
 func Discover() Powers {
 	var p Powers
 	var err error
-	if os.Getenv(insideEnv) == "" {
+	if !inside() {
 		err = errors.New("not in namespaces of its own")
 	} else {
 		err = prepareNamespaces()

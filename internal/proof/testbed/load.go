@@ -42,7 +42,10 @@ type LoadOptions struct {
 	Patience time.Duration
 	// Open: what does not fit into the window is dropped, not sent later, so that
 	// Rate is offered whatever is allowed.
-	Open   bool
+	Open bool
+	// Plain: no producer compresses. Else every second one does, and then so few
+	// bytes are left that ValueBytes says nothing.
+	Plain  bool
 	Stalls *stall.Meter
 }
 
@@ -96,7 +99,10 @@ func StartLoad(ctx context.Context, servers []string, o LoadOptions) (*Load, err
 			opts = append(opts, producer.WithDeliveryTimeout(o.Patience))
 		}
 		if i%2 == 1 {
-			opts = append(opts, producer.WithDeliveryTimeout(2*time.Second), producer.WithCompression(producer.Zstd))
+			opts = append(opts, producer.WithDeliveryTimeout(2*time.Second))
+		}
+		if i%2 == 1 && !o.Plain {
+			opts = append(opts, producer.WithCompression(producer.Zstd))
 		}
 		p, err := producer.New(ctx, servers, opts...)
 		if err != nil {

@@ -283,7 +283,7 @@ func (n *Node) LastError() string {
 // Refused counts the requests of an API that the node has refused with a code since
 // it began, as it says itself (logbroker_request_duration_seconds_count).
 func (n *Node) Refused(ctx context.Context, api, code string) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, askMax)
+	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/metrics", nil)
 	if err != nil {
