@@ -61,7 +61,7 @@ func moments() []moment {
 			return within(op, storagetest.Create) && strings.HasSuffix(op.Path, ".log")
 		}},
 		{"snapshotting", func(op storagetest.Op) bool {
-			return within(op, storagetest.Create) && strings.Contains(op.Path, "/marker")
+			return within(op, storagetest.Write) && strings.Contains(op.Path, "/marker")
 		}},
 	}
 }
