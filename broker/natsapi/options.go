@@ -130,6 +130,7 @@ func (s *Server) users() []*server.User {
 func (s *Server) dial(name string) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.InProcessServer(s.nats),
+		nats.Timeout(readyTimeout), // the default fails the start where the machine stands still for 2 s
 		nats.Name(fmt.Sprintf("logbroker node %d %s", s.options.NodeID, name)),
 		nats.UserInfo(userBroker, s.password),
 		nats.CustomInboxPrefix(brokerInbox),
