@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,7 +183,10 @@ func (s *stage) start(ctx context.Context, n *node) error {
 	if err != nil {
 		return err
 	}
+	// All ports stay the node's own: one that is free for a moment may be given to
+	// another node's start.
 	n.config.Client.Listen, n.config.NATSCluster.Listen = at.Host, n.info.RouteAddr
+	_, n.config.HTTP.Listen, _ = strings.Cut(n.info.HTTPURL, "://")
 	s.wires.set(func() {
 		s.wires.nodes[at.Host] = n.id
 		n.route.target = n.info.RouteAddr
