@@ -82,26 +82,28 @@ func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// publish does as its errors say: it publishes again with the same id.
-	publish := func(value, id string) (ack *jetstream.PubAck, repeated bool) {
+	// publish does as its errors say: it publishes the same again, with the id and
+	// the key, which picks the partition.
+	publish := func(m *nats.Msg, id string) (ack *jetstream.PubAck, repeated bool) {
 		t.Helper()
 		for ctx := within(t, waitTimeout); ; {
-			ack, err := js.Publish(ctx, "lb.pub.js", []byte(value), jetstream.WithMsgID(id))
+			ack, err := js.PublishMsg(ctx, m, jetstream.WithMsgID(id))
 			var refused *jetstream.APIError
 			switch {
 			case err == nil:
 				return ack, repeated
 			case !errors.As(err, &refused) || !errcode.Code(int16(refused.ErrorCode)).Retriable():
-				t.Fatalf("Publish %q: %v", value, err)
+				t.Fatalf("Publish %q: %v", m.Data, err)
 			}
 			repeated = true
 		}
 	}
-	ack, repeated := publish("one", "id-1")
+	one := func() *nats.Msg { return &nats.Msg{Subject: "lb.pub.js", Data: []byte("one")} }
+	ack, repeated := publish(one(), "id-1")
 	if ack.Stream != "js" || ack.Duplicate && !repeated {
 		t.Fatalf("Publish: %+v", ack)
 	}
-	again, _ := publish("one", "id-1")
+	again, _ := publish(one(), "id-1")
 	if !again.Duplicate || again.Sequence != ack.Sequence {
 		t.Fatalf("Publish with the same id: %+v; the first was %+v", again, ack)
 	}
@@ -117,7 +119,7 @@ func TestJetStreamOfNATSGoPublishesUnchanged(t *testing.T) {
 		select {
 		case <-f.Ok():
 		case <-f.Err():
-			publish(string(f.Msg().Data), fmt.Sprint("async-", i))
+			publish(&nats.Msg{Subject: "lb.pub.js", Data: f.Msg().Data, Header: nats.Header{"Lb-Key": f.Msg().Header["Lb-Key"]}}, fmt.Sprint("async-", i))
 		case <-time.After(waitTimeout):
 			t.Fatalf("message %d was not acknowledged", i)
 		}

@@ -135,7 +135,8 @@ const outputLag = 500 * time.Millisecond
 
 // ownerships returns those of each partition, by their beginning. A record out
 // of order begins another one, and so does one that comes a while after somebody
-// else had the partition.
+// else had the partition. Two that began at about the same time are taken in the
+// order of their offsets: which of two outputs was read first says nothing.
 func (l *ledger) ownerships() map[int32][]ownership {
 	type key struct {
 		member    string
@@ -159,6 +160,11 @@ func (l *ledger) ownerships() map[int32][]ownership {
 			out[p] = append(out[p], *run)
 		}
 		slices.SortFunc(out[p], func(a, b ownership) int { return cmp.Compare(a.began.UnixNano(), b.began.UnixNano()) })
+		for i := 1; i < len(out[p]); i++ {
+			if a, b := out[p][i-1], out[p][i]; b.end <= a.first && b.began.Sub(a.began) <= outputLag {
+				out[p][i-1], out[p][i] = b, a
+			}
+		}
 	}
 	return out
 }
