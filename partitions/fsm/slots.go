@@ -132,11 +132,8 @@ func readSlots(fs storage.FS, path string) (newest saved, err error) {
 	if err != nil {
 		return newest, err
 	}
-	if len(b) == markerBytesV1 && string(b[:4]) == markerMagic && b[4] == 1 {
-		return newest, fmt.Errorf("%s: format 1: %w", path, ErrMarkerVersion)
-	}
-	if len(b) == 0 || len(b)%(2*slotUnit) != 0 {
-		return newest, damaged(path, fmt.Sprintf("%d bytes are not two slots", len(b)))
+	if err := twoSlots(path, b); err != nil {
+		return newest, err
 	}
 	other := byte(0)
 	found, torn := false, false
@@ -161,6 +158,17 @@ func readSlots(fs storage.FS, path string) (newest saved, err error) {
 		return newest, fmt.Errorf("%s: format %d: %w", path, other, ErrMarkerVersion)
 	}
 	return newest, damaged(path, "neither slot has the checksum of what was written")
+}
+
+// twoSlots returns what is wrong with the length of a marker file that holds b.
+func twoSlots(path string, b []byte) error {
+	if len(b) == markerBytesV1 && string(b[:4]) == markerMagic && b[4] == 1 {
+		return fmt.Errorf("%s: format 1: %w", path, ErrMarkerVersion)
+	}
+	if len(b) == 0 || len(b)%(2*slotUnit) != 0 {
+		return damaged(path, fmt.Sprintf("%d bytes are not two slots", len(b)))
+	}
+	return nil
 }
 
 // readSlot reads a slot; version is 0 where it holds no record.
