@@ -3,11 +3,8 @@ package metadata
 import (
 	"bytes"
 	"maps"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"logbroker/internal/errcode"
@@ -142,16 +139,7 @@ func replaceCommands() [][]byte {
 
 func TestReplaceCommandsKeepTheirBytesAndTheirMeaning(t *testing.T) {
 	golden(t, "replace-commands-v1.jsonl", append(bytes.Join(replaceCommands(), []byte("\n")), '\n'))
-	file, err := os.ReadFile(filepath.Join("testdata", "vectors", "replace-commands-v1.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := newRig(t)
-	for line := range strings.Lines(string(file)) {
-		if got := r.bytes([]byte(line)); got.Code != 0 {
-			t.Errorf("%s: %+v", line, got)
-		}
-	}
+	r := replayed(t, "replace-commands-v1.jsonl")
 	golden(t, "replace-snapshot-v1.json", r.snapshot())
 	restored := newRig(t)
 	if err := restored.m.RecoverFromSnapshot(bytes.NewReader(r.snapshot()), nil, nil); err != nil {

@@ -52,12 +52,10 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-func TestCommandsKeepTheirBytes(t *testing.T) {
-	golden(t, "commands-v1.jsonl", append(bytes.Join(vectorCommands(), []byte("\n")), '\n'))
-}
-
-func TestOldCommandsMeanWhatTheyMeant(t *testing.T) {
-	file, err := os.ReadFile(filepath.Join("testdata", "vectors", "commands-v1.jsonl"))
+// replayed is what the commands in the file name make of an empty cluster.
+func replayed(t *testing.T, name string) *rig {
+	t.Helper()
+	file, err := os.ReadFile(filepath.Join("testdata", "vectors", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +65,15 @@ func TestOldCommandsMeanWhatTheyMeant(t *testing.T) {
 			t.Errorf("%s: %+v", line, got)
 		}
 	}
+	return r
+}
+
+func TestCommandsKeepTheirBytes(t *testing.T) {
+	golden(t, "commands-v1.jsonl", append(bytes.Join(vectorCommands(), []byte("\n")), '\n'))
+}
+
+func TestOldCommandsMeanWhatTheyMeant(t *testing.T) {
+	r := replayed(t, "commands-v1.jsonl")
 	golden(t, "snapshot-v1.json", r.snapshot())
 }
 

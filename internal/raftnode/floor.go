@@ -17,9 +17,6 @@ func (n *Node) AppliedFloor(shard, replica uint64) (uint64, error) {
 		return 0, err
 	}
 	defer n.leave()
-	if err := n.store.check(shard, replica); err != nil {
-		return 0, err
-	}
 	snapshot, err := n.store.GetSnapshot(shard, replica)
 	if err != nil {
 		return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)
@@ -40,9 +37,6 @@ func (n *Node) LogEnd(shard, replica uint64) (uint64, error) {
 		return 0, err
 	}
 	defer n.leave()
-	if err := n.store.check(shard, replica); err != nil {
-		return 0, err
-	}
 	snapshot, err := n.store.GetSnapshot(shard, replica)
 	if err != nil {
 		return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)
