@@ -515,6 +515,23 @@ func TestTwoMembersCannotHaveOneInstanceID(t *testing.T) {
 	}
 }
 
+func TestAJoinCutShortSaysWhyTheCoordinatorRefusedIt(t *testing.T) {
+	t.Parallel()
+	b := shared(t, 1, 1, 0)
+	ctx, cancel := context.WithCancel(within(t))
+	b.OnGroup(func(c clienttest.GroupCall) clienttest.Fault {
+		if c.N == 1 {
+			return clienttest.Fault{Refuse: errcode.UnreleasedInstanceID}
+		}
+		cancel()
+		return clienttest.Fault{Drop: true}
+	})
+	_, err := New(ctx, b.URLs(), "g", []string{"orders"}, quick, func(o *options) { o.unreleasedTimeout = time.Hour })
+	if errcode.Of(err) != errcode.UnreleasedInstanceID || !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
 func TestATopicThatIsMadeAnewIsReadFromItsStart(t *testing.T) {
 	b := shared(t, 1, 1, 30)
 	var all sync.WaitGroup

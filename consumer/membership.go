@@ -24,6 +24,7 @@ func (c *Consumer) join(ctx context.Context) error {
 		return err
 	}
 	begun := time.Now()
+	var refusal error // the coordinator's last answer: what ctx cuts short says less
 	for n := 1; ; n++ {
 		sent := time.Now()
 		reply, err := c.heartbeat(ctx, 0)
@@ -31,13 +32,17 @@ func (c *Consumer) join(ctx context.Context) error {
 			c.adoptReply(reply, sent)
 			return nil
 		}
-		waited := errcode.Of(err) == errcode.UnreleasedInstanceID && time.Since(begun) > c.options.unreleasedTimeout
+		code := errcode.Of(err)
+		if refusal == nil || code != errcode.UnknownServerError {
+			refusal = err
+		}
+		waited := code == errcode.UnreleasedInstanceID && time.Since(begun) > c.options.unreleasedTimeout
 		if !client.Retriable(err) && ctx.Err() == nil || waited {
 			return fmt.Errorf("joining group %q: %w", c.group, err)
 		}
 		c.options.logger.Debug("joining failed, retrying", "group", c.group, "err", err)
 		if !pause(ctx, c.retrySpace(n, err)) {
-			return fmt.Errorf("joining group %q: %w (%w)", c.group, err, context.Cause(ctx))
+			return fmt.Errorf("joining group %q: %w (%w)", c.group, refusal, context.Cause(ctx))
 		}
 	}
 }

@@ -118,10 +118,10 @@ func groupWithAMember(t *testing.T, server string) {
 func staticMember(t *testing.T, server string) {
 	t.Helper()
 	heard := make(chan string, 1000)
-	consume := []string{"topic", "consume", "orders", "-g", "static", "--instance-id", "one", "--session-timeout", "2s", "--commit-interval", "50ms", "-f", `%v\n`}
+	consume := []string{"topic", "consume", "orders", "-g", "static", "--instance-id", "one", "--session-timeout", "20s", "--commit-interval", "50ms", "-f", `%v\n`}
 	p := launchHeard(t, "first", nil, &lines{each: func(line string) { heard <- line }}, logbroker(), slices.Concat([]string{"--server", server}, consume)...)
 	<-heard
-	if got := cli(t, 1, server, nil, append(consume, "--timeout", "1s")...); !strings.Contains(got.stderr, "UNRELEASED_INSTANCE_ID") || got.stdout != "" {
+	if got := cli(t, 1, server, nil, append(consume, "--timeout", "3s")...); !strings.Contains(got.stderr, "UNRELEASED_INSTANCE_ID") || got.stdout != "" {
 		t.Errorf("a second member with one instance id: %s", got.stderr)
 	}
 	await(t, 10*time.Second, "the commits of the first member", func() (bool, string) {
