@@ -73,7 +73,7 @@ func (r *readers) judgeRead(e *Event, o *Options) {
 	}
 	sent := r.find(e.Message)
 	switch at := r.storedAt(e.Partition, e.Offset); {
-	case sent >= 0 && at < 0 && r.messages[sent].ok >= 0: // lost, as another verdict says
+	case sent >= 0 && at < 0 && r.messages[sent].ok >= 0 && r.messages[sent].stored < 0: // lost, as another verdict says
 	case sent < 0:
 		r.report.fault(Phantom, []Event{*e}, "partition %d, offset %d was read as what was never sent", e.Partition, e.Offset)
 	case at < 0:

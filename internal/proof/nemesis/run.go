@@ -88,7 +88,7 @@ func (r *run) harm(ctx context.Context, o Options, leg *testbed.Leg, stalls *sta
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
-		Topic: topic, Partitions: partitions, Producers: producers, Rate: o.Rate, Window: window, ValueBytes: valueBytes, Patience: o.Patience, Stalls: stalls,
+		Topic: topic, Partitions: partitions, Producers: producers, Rate: o.Rate, Window: window, ValueBytes: valueBytes, Patience: o.Patience, Read: true, Stalls: stalls,
 	})
 	if err != nil {
 		return err

@@ -21,14 +21,17 @@ type Tally struct {
 	Duplicated int `json:"duplicated"`
 	Reordered  int `json:"reordered"`
 	Diverged   int `json:"diverged"`
-	Other      int `json:"other"` // verdicts that none of the words above fits
+	// Misread are verdicts on what readers were given and told.
+	Misread int `json:"misread"`
+	Other   int `json:"other"` // verdicts that none of the words above fits
+	Reads   int `json:"reads"` // records that readers were given
 	// P99 is the ack latency that 99 of 100 acked records stayed below.
 	P99 time.Duration `json:"p99"`
 }
 
 // Clean reports whether nothing was found.
 func (t *Tally) Clean() bool {
-	return t.Lost == 0 && t.Duplicated == 0 && t.Reordered == 0 && t.Diverged == 0 && t.Other == 0
+	return t.Lost == 0 && t.Duplicated == 0 && t.Reordered == 0 && t.Diverged == 0 && t.Misread == 0 && t.Other == 0
 }
 
 // Add adds another run's figures; of the latencies the worse one stays.
@@ -36,6 +39,7 @@ func (t *Tally) Add(o Tally) {
 	t.Acked, t.Unknown, t.Failed = t.Acked+o.Acked, t.Unknown+o.Unknown, t.Failed+o.Failed
 	t.Lost, t.Duplicated, t.Reordered = t.Lost+o.Lost, t.Duplicated+o.Duplicated, t.Reordered+o.Reordered
 	t.Diverged, t.Other, t.P99 = t.Diverged+o.Diverged, t.Other+o.Other, max(t.P99, o.P99)
+	t.Misread, t.Reads = t.Misread+o.Misread, t.Reads+o.Reads
 }
 
 // String returns the figures as the final lines have them.
@@ -68,6 +72,11 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	if err != nil {
 		return tally, err
 	}
+	if l.readers != nil {
+		if err := l.readers.finish(settling); err != nil {
+			return tally, err
+		}
+	}
 	if err := c.Stop(); err != nil {
 		return tally, err
 	}
@@ -85,13 +94,34 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	return tally, nil
 }
 
-// Report judges what was sent against what is stored. The load must have finished.
+// Report judges what was sent, and read, against what is stored, partition by
+// partition: together they would need six times the memory. The load must have
+// finished.
 func (l *Load) Report(stored []history.Event) *history.Report {
-	return history.Check(append(l.events(stored), stored...), history.Options{})
+	all := &history.Report{Count: map[history.Verdict]int{}}
+	for p := range l.options.Partitions {
+		here := make([]history.Event, 0, len(stored)/int(l.options.Partitions))
+		for i := range stored {
+			if stored[i].Partition == p {
+				here = append(here, stored[i])
+			}
+		}
+		sum(all, history.Check(slices.Concat(l.events(p, here), here, l.readers.events(p)), history.Options{}))
+	}
+	return all
+}
+
+// sum adds a partition's report.
+func sum(all, r *history.Report) {
+	all.Faults = append(all.Faults, r.Faults...)
+	for verdict, n := range r.Count {
+		all.Count[verdict] += n
+	}
+	all.Acked, all.Unknown, all.Reads = all.Acked+r.Acked, all.Unknown+r.Unknown, all.Reads+r.Reads
 }
 
 func count(r *history.Report) Tally {
-	t := Tally{Acked: r.Acked, Unknown: r.Unknown}
+	t := Tally{Acked: r.Acked, Unknown: r.Unknown, Reads: r.Reads}
 	for verdict, n := range r.Count {
 		switch verdict {
 		case history.LostPrefix, history.LostMiddle, history.LostPostfix, history.WrongOffset, history.TwoValues:
@@ -102,6 +132,8 @@ func count(r *history.Report) Tally {
 			t.Reordered += n
 		case history.Diverged:
 			t.Diverged += n
+		case history.StaleLatest, history.WatermarkBack, history.AboveCommit, history.Skipped:
+			t.Misread += n
 		default:
 			t.Other += n
 		}
@@ -136,16 +168,15 @@ func drain(c *Cluster, shards []uint64) ([]history.Event, error) {
 	return events, errors.Join(errs...)
 }
 
-// events returns what the clients saw. A record that the broker knows to be a
-// duplicate, but no longer of what, is acked where it is stored.
-func (l *Load) events(stored []history.Event) []history.Event {
+// events returns what the producers saw of a partition. A record that the broker
+// knows to be a duplicate, but no longer of what, is acked where it is stored.
+func (l *Load) events(partition int32, stored []history.Event) []history.Event {
 	forgotten := l.forgotten(stored)
-	n := 0
+	var events []history.Event
 	for _, a := range l.lanes {
-		n += len(a.sent)
-	}
-	events := make([]history.Event, 0, 2*n+len(stored))
-	for _, a := range l.lanes {
+		if a.partition != partition {
+			continue
+		}
 		for i := range a.sent {
 			s, id := &a.sent[i], a.id<<laneShift|uint64(i+1)
 			events = append(events, history.Event{Kind: history.Invoke, At: s.invoked, Message: id, Producer: a.id, Sequence: int64(i)})

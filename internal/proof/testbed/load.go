@@ -45,7 +45,9 @@ type LoadOptions struct {
 	Open bool
 	// Plain: no producer compresses. Else every second one does, and then so few
 	// bytes are left that ValueBytes says nothing.
-	Plain  bool
+	Plain bool
+	// Read: every partition is read by a client all the while.
+	Read   bool
 	Stalls *stall.Meter
 }
 
@@ -54,6 +56,7 @@ type Load struct {
 	options   LoadOptions
 	producers []*producer.Producer
 	lanes     []*lane
+	readers   *readers // nil for none
 	stopping  chan struct{}
 	sending   sync.WaitGroup
 	perBurst  atomic.Int64
@@ -112,6 +115,13 @@ func StartLoad(ctx context.Context, servers []string, o LoadOptions) (*Load, err
 		for partition := range o.Partitions {
 			l.lanes = append(l.lanes, &lane{load: l, id: uint64(len(l.lanes) + 1), partition: partition, producer: p, window: make(chan struct{}, o.Window)})
 		}
+	}
+	if o.Read {
+		r, err := startReaders(ctx, servers, o.Topic, o.Partitions)
+		if err != nil {
+			return nil, errors.Join(err, l.close(time.Second))
+		}
+		l.readers = r
 	}
 	for _, a := range l.lanes {
 		l.sending.Go(a.send) // ends with stopping
