@@ -304,14 +304,14 @@ func (d *defined) reads(found map[Verdict]bool) {
 		}
 		last[id] = e.Offset
 		_, sent := d.find(Invoke, e.Message)
-		_, acked := d.find(OK, e.Message)
+		ok, acked := d.find(OK, e.Message)
 		stored, there := d.at(e.Partition, e.Offset)
 		switch {
 		case e.Offset >= e.High:
 			found[AboveCommit] = true
 		case !sent:
 			found[Phantom] = true
-		case !there && !acked:
+		case !there && !(acked && d.lost(ok)):
 			found[AboveCommit] = true
 		case there && stored.Message != e.Message:
 			found[TwoValues] = true
