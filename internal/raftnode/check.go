@@ -91,13 +91,16 @@ func (s *logStore) read(shard, replica uint64) (LogTail, error) {
 	if err == nil {
 		log, err = tanfiles.Read(s.files, s.directory(shard, replica))
 	}
+	if err == nil {
+		err = s.checkSnapshots(shard, replica, log.Snapshot)
+	}
 	if errors.As(err, new(*tanfiles.DamageError)) {
 		return LogTail{}, &LogDamagedError{Shard: shard, Replica: replica, Cause: err}
 	}
 	if err != nil {
 		return LogTail{}, fmt.Errorf("raftnode: %w", err)
 	}
-	r.found = LogTail{Last: max(log.Last, log.Snapshot), Term: log.Term, Vote: log.Vote}
+	r.found = LogTail{Last: max(log.Last, log.Snapshot.Index), Term: log.Term, Vote: log.Vote}
 	r.checked.Store(true)
 	return r.found, nil
 }

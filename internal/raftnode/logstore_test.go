@@ -165,7 +165,7 @@ func (h *history) compact(t *testing.T, s *logStore) {
 	}
 	h.snapshot = h.hard.Commit
 	ud := pb.Update{ShardID: 1, ReplicaID: 1, Snapshot: pb.Snapshot{
-		ShardID: 1, Index: h.snapshot, Term: h.lastTerm[h.snapshot], Filepath: "x",
+		Dummy: true, ShardID: 1, Index: h.snapshot, Term: h.lastTerm[h.snapshot], Filepath: "x",
 		Membership: pb.Membership{Addresses: map[uint64]string{1: "a"}},
 	}}
 	if err := s.SaveSnapshots([]pb.Update{ud}); err != nil {
@@ -265,7 +265,7 @@ func TestTailThatContradictsTheSnapshotIsHidden(t *testing.T) {
 	s, _ := openStore(t, vfs.NewMem(), "/raft")
 	save(t, s, update(3, 1, 0, entriesFrom(1, 20, 3)...))
 	installed := update(5, 0, 10)
-	installed.Snapshot = pb.Snapshot{ShardID: 1, Index: 10, Term: 5, Filepath: "x"}
+	installed.Snapshot = pb.Snapshot{Dummy: true, ShardID: 1, Index: 10, Term: 5, Filepath: "x"}
 	save(t, s, installed)
 	if got := s.status(1, 1).Last; got != 10 {
 		t.Fatalf("last %d after a snapshot at 10", got)

@@ -299,6 +299,12 @@ func TestFollowerBehindTheCompactedLogCatchesUpByStream(t *testing.T) {
 	c.open(down)
 	c.start(down, Shard{ID: testShard})
 	c.settled(testShard, 51)
+	down.node.Close() // what it received is whole to a start
+	c.open(down)
+	if _, err := down.node.CheckLog(testShard, down.id); err != nil {
+		t.Fatal(err)
+	}
+	c.start(down, Shard{ID: testShard})
 	c.must(testShard, "last")
 	c.settled(testShard, 52)
 }

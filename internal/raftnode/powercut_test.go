@@ -35,7 +35,7 @@ func TestCommitIndexIsNeverBelowTheSnapshot(t *testing.T) {
 	s, _ := openStore(t, vfs.NewMem(), "/raft")
 	defer s.Close()
 	save(t, s, update(3, 1, 4, entriesFrom(1, 10, 3)...))
-	snapshot := pb.Update{ShardID: 1, ReplicaID: 1, Snapshot: pb.Snapshot{ShardID: 1, Index: 8, Term: 3, Filepath: "x"}}
+	snapshot := pb.Update{ShardID: 1, ReplicaID: 1, Snapshot: pb.Snapshot{Dummy: true, ShardID: 1, Index: 8, Term: 3, Filepath: "x"}}
 	if err := s.SaveSnapshots([]pb.Update{snapshot}); err != nil {
 		t.Fatal(err)
 	}

@@ -34,9 +34,11 @@ func damage(file, reason string) error { return &DamageError{File: file, Reason:
 
 // Log is what a replica's files hold.
 type Log struct {
-	// Last is the index of the last entry, Snapshot that of the newest snapshot
-	// record; 0 = none. Either may be above the other.
-	Last, Snapshot uint64
+	// Last is the index of the last entry; 0 = none.
+	Last uint64
+	// Snapshot is the newest snapshot record, whose index may be above Last; its
+	// index is 0 where there is none.
+	Snapshot pb.Snapshot
 	// Term and Vote are the newest hard state's.
 	Term, Vote uint64
 }
@@ -60,7 +62,7 @@ func Read(fs vfs.FS, dir string) (log Log, err error) {
 	if err := s.run(); err != nil {
 		return Log{}, err
 	}
-	return Log{Last: s.last, Snapshot: s.snapshot.begin, Term: s.hard.Term, Vote: s.hard.Vote}, nil
+	return Log{Last: s.last, Snapshot: s.newest, Term: s.hard.Term, Vote: s.hard.Vote}, nil
 }
 
 // ReadBootstrap checks a replica's bootstrap record, which is there. Errors as
@@ -85,6 +87,7 @@ type scan struct {
 	last, compactedTo uint64
 	snapshot, state   place
 	hard              pb.State
+	newest            pb.Snapshot
 }
 
 func (s *scan) run() error {
@@ -134,7 +137,7 @@ func (s *scan) readOpen(number uint64) error {
 			s.last = u.EntriesToSave[n-1].Index
 		}
 		if u.Snapshot.Index > s.snapshot.begin {
-			s.snapshot = place{begin: u.Snapshot.Index, file: number, position: at}
+			s.snapshot, s.newest = place{begin: u.Snapshot.Index, file: number, position: at}, u.Snapshot
 		}
 		if !pb.IsEmptyState(u.State) {
 			s.state, s.hard = place{file: number, position: at}, u.State
@@ -175,6 +178,9 @@ func (s *scan) readClosed(number uint64, x *index) error {
 		}
 		if s.state.file == number && s.state.position == at {
 			s.hard = u.State
+		}
+		if s.snapshot.file == number && s.snapshot.position == at {
+			s.newest = u.Snapshot
 		}
 	})
 	switch {
