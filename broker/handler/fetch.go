@@ -26,6 +26,9 @@ type fetch struct {
 	// begun is set once a reply was sent: the request's offset and credit are what
 	// is left of them. Only the goroutine that runs the request looks at it.
 	begun bool
+	// queued is set once the request has asked for its first turn, crowded where it
+	// got none. They are begun's goroutine's.
+	queued, crowded bool
 
 	// mu guards what parking sets and the next run undoes. A wake may come
 	// before park is done; the run it causes waits here.
@@ -99,20 +102,18 @@ func (f *fetch) run() {
 
 // serve sends what there is, or parks where there is nothing and time is left.
 func (f *fetch) serve() (parked bool, err error) {
-	if f.h.gate.closing.Load() {
-		return false, errShuttingDown()
+	if err := f.check(); err != nil {
+		return false, err
 	}
-	if !f.any {
-		if err := f.h.checkLeader(f.target, f.req.Epoch); err != nil {
-			return false, err
-		}
+	if f.queueUp() {
+		return true, nil
 	}
 	buf := f.h.buffer(f.req.Offset < f.target.replica.HighWatermark())
 	defer f.h.recycle(buf)
 	offset, left := f.req.Offset, int(f.req.MaxBytes)
 	for first := !f.begun; ; first = false {
 		start := f.h.options.Clock()
-		result, err := f.read(buf, offset, min(left, f.h.options.ReplyBytes))
+		result, err := f.read(buf, offset, min(left, f.replyBytes()))
 		if err != nil {
 			return false, err
 		}
@@ -128,7 +129,7 @@ func (f *fetch) serve() (parked bool, err error) {
 		left -= len(data)
 		// Where the next batch would hardly fit, the rest of the credit is
 		// given back instead of a read in vain.
-		last := seen.next >= result.HighWatermark || left < seen.lastSize
+		last := f.crowded || seen.next >= result.HighWatermark || left < seen.lastSize
 		f.h.metrics.Fetched(seen.records, len(data))
 		f.reply(result, len(data), last)
 		if last {
@@ -136,10 +137,24 @@ func (f *fetch) serve() (parked bool, err error) {
 		}
 		offset = seen.next
 		f.begun, f.req.Offset, f.req.MaxBytes = true, offset, uint32(left)
-		if f.giveWay(f.h.options.Clock().Sub(start)) {
-			return true, nil // and f is its next run's
+		if next := f.giveWay(f.h.options.Clock().Sub(start)); next != runs {
+			if next == ends {
+				f.reply(result, 0, true)
+			}
+			return next == waits, nil // where it waits, f is its next run's
 		}
 	}
+}
+
+// check says why the request may not be served here just now.
+func (f *fetch) check() error {
+	switch {
+	case f.h.gate.closing.Load():
+		return errShuttingDown()
+	case f.any:
+		return nil
+	}
+	return f.h.checkLeader(f.target, f.req.Epoch)
 }
 
 // read reads into buf behind room for a reply header. The replica itself knows
@@ -204,21 +219,65 @@ func (f *fetch) park() bool {
 	return f.sleep(left, func() { f.expired.Store(true) }, wait)
 }
 
-// giveWayFactor is how much longer a catch-up read pauses than its last reply took.
-const giveWayFactor = 6
+// farBehind is how many records a reader is behind that catches up: whoever keeps
+// up with producers hardly ever is.
+const farBehind = 10_000
 
-// giveWay makes a request that has more to read pause after a reply that took d,
-// and reports whether it did, where producers have something in work: whoever
-// reads from far behind takes all that a machine has to give, and the producers
-// come last, whose batches wait for other nodes besides. Whoever reads at the end
-// of the log is not held up, nor anybody where nobody produces; and where there is
-// processor time to spare, replies take so little that the pauses are no loss.
-func (f *fetch) giveWay(d time.Duration) bool {
-	if f.h.produceBudget.used.Load() == 0 {
+// queueUp lets a request that is far behind wait for its turn before its first
+// reply, and reports whether it waits. Where there is no turn soon it waits
+// turnWaitMax, and gets little.
+func (f *fetch) queueUp() (parked bool) {
+	if f.begun || f.queued || !f.h.producing() || f.target.replica.HighWatermark()-f.req.Offset < farBehind {
 		return false
 	}
+	f.queued = true
+	wait, ok := f.h.turns.book(f.h.options.Clock())
+	f.crowded = !ok
+	return wait > 0 && f.pause(wait)
+}
+
+// replyBytes bounds the batches of the next reply.
+func (f *fetch) replyBytes() int {
+	if f.crowded {
+		return max(f.h.options.ReplyBytes/crowdedShare, 1)
+	}
+	return f.h.options.ReplyBytes
+}
+
+// onward is how a request goes on after a reply that is not its last.
+type onward int
+
+const (
+	runs  onward = iota // at once
+	waits               // when its turn comes; it is parked
+	ends                // not at all
+)
+
+// giveWay makes a request that has more to read wait for its turn after a reply
+// that took d, where producers have something in work: whoever reads from far
+// behind takes all that a machine has to give, and the producers come last, whose
+// batches wait for other nodes besides. Whoever reads at the end of the log is not
+// held up, nor anybody where nobody produces; and where there is processor time to
+// spare, replies take so little that the pauses are no loss.
+func (f *fetch) giveWay(d time.Duration) onward {
+	pause := f.h.turns.took(d)
+	if !f.h.producing() {
+		return runs
+	}
+	wait, ok := f.h.turns.book(f.h.options.Clock())
+	switch {
+	case !ok:
+		return ends
+	case f.pause(max(wait, pause)):
+		return waits
+	}
+	return runs
+}
+
+// pause is sleep for d and for nothing else.
+func (f *fetch) pause(d time.Duration) bool {
 	nothing := func(func()) (cancel func()) { return func() {} }
-	return f.sleep(min(giveWayFactor*d, f.h.options.GiveWayMax), func() {}, nothing)
+	return f.sleep(d, func() {}, nothing)
 }
 
 // sleep takes the request out of the pool until d is over, which expire is told,

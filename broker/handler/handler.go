@@ -140,7 +140,7 @@ type Options struct {
 	PieceBytes int
 	// GiveWayMax bounds the pause of a catch-up read between two replies while
 	// there is something to produce. Default 20 ms: with ReplyBytes as it is, 25 MB/s
-	// of a partition are left to a reader in the worst case.
+	// for each processor are left to the readers in the worst case; see turns.
 	GiveWayMax time.Duration
 	// OffsetsTimeout bounds a look-up of offsets, PublishTimeout the delivery of
 	// a plain message, ControlTimeout a control verb, PeerTimeout one call to
@@ -222,6 +222,7 @@ type Handler struct {
 	fetchPool     *pool
 	fetchBuffers  sync.Pool // *[]byte
 	parked        *parked
+	turns         *turns
 	offsetsPool   *pool
 	// The three planes of control verbs have a pool each, so that admin verbs
 	// that wait for other nodes cannot keep those nodes' questions waiting.
@@ -245,6 +246,7 @@ func New(o Options) *Handler {
 		produceBudget: budget{max: o.InFlightBytesMax},
 		fetchPool:     newPool(fetchWorkers, o.FetchesMax),
 		parked:        newParked(),
+		turns:         newTurns(o.GiveWayMax),
 		offsetsPool:   newPool(offsetsWorkers, offsetsWaitingMax),
 		controlPools: [3]*pool{
 			PlaneMetadata: newPool(metadataWorkers, controlWaitingMax),
@@ -275,6 +277,9 @@ const (
 	endsWorkers       = 16
 	groupWaitingMax   = 16_384
 )
+
+// producing reports whether there is something to produce just now.
+func (h *Handler) producing() bool { return h.produceBudget.used.Load() > 0 }
 
 // LeadershipChanged tells that this node began or ceased to serve shard as its
 // leader: waiting fetches look again.

@@ -21,8 +21,10 @@ const (
 )
 
 const (
+	// A client that has vanished is noticed within a minute; it costs little until
+	// then, and ten thousand that are pinged every few seconds do not.
+	clientPingInterval = 20 * time.Second
 	// Without pings a cut route is noticed only when TCP gives up.
-	clientPingInterval = 5 * time.Second
 	routePingInterval  = 2 * time.Second
 	pingsOutMax        = 2
 	writeDeadline      = 5 * time.Second
