@@ -140,7 +140,7 @@ func toolLayers() map[string]Rule {
 		},
 		"internal/proof/damage":    {Own: []string{"internal/history", "internal/proof/testbed", "internal/stall"}},
 		"internal/proof/nemesis":   {Own: []string{"internal/proof/testbed", "internal/stall"}},
-		"internal/proof/overload":  {Own: []string{"consumer", "internal/errcode", "internal/proof/testbed", "internal/protocol", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
+		"internal/proof/overload":  {Own: []string{"bench/procs", "consumer", "internal/errcode", "internal/proof/testbed", "internal/protocol", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
 		"internal/proof/powerloss": {Own: []string{"internal/proof/testbed", "internal/stall"}, Third: []string{"golang.org/x/sys"}},
 		"internal/proof/testbed": {
 			Own: []string{

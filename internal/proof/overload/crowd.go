@@ -63,8 +63,8 @@ func filesFor(wanted int) (int, error) {
 	return min(wanted, max(int(limit.Cur)-spareFiles, 0)), nil
 }
 
-// gather opens the connections and returns when all idle ones stand.
-func (w *crowd) gather(ctx context.Context, idle, stalled int) error {
+// gather opens the idle connections and returns when all stand.
+func (w *crowd) gather(ctx context.Context, idle int) error {
 	w.ctx, w.end = context.WithCancel(ctx)
 	tickets := make(chan int, idle)
 	for i := range idle {
@@ -78,12 +78,17 @@ func (w *crowd) gather(ctx context.Context, idle, stalled int) error {
 	}
 	opening.Wait()
 	if err := errors.Join(errs...); err != nil {
+		w.disperse()
 		return fmt.Errorf("%d of %d idle connections: %w", w.idle.Load(), idle, err)
 	}
-	for i := range stalled {
+	return nil
+}
+
+// stallAll lets so many stalled consumers come.
+func (w *crowd) stallAll(n int) {
+	for i := range n {
 		w.people.Go(func() { w.stall(i) }) // ends with ctx
 	}
-	return nil
 }
 
 func (w *crowd) openIdle(tickets <-chan int) error {

@@ -28,23 +28,24 @@ func TestAShortOverloadLosesNothing(t *testing.T) {
 		MemoryBytes: 1 << 30, DiskBytes: 64 << 20, Partitions: 1, Idle: 30, Stalled: 3, Out: &out,
 	})
 	t.Logf("%s", out.String())
-	last := regexp.MustCompile(`\noffered=[1-9].* allowed=.* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 throttled=\d+ rss-max=[1-9]\d*MiB idle=30 seed=1 commit=test\n$`)
+	last := regexp.MustCompile(`\noffered=[1-9].* allowed=.* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 throttled=\d+ rss-max=[1-9]\d*MiB idle=30 beside-idle=\d\S* beside-all=\d\S* beside-gap=\d\S*s seed=1 commit=test\n$`)
 	if err != nil && !errors.Is(err, ErrNotRefused) || !last.MatchString(out.String()) {
 		t.Error(err)
 	}
 }
 
-func TestTooMuchMemoryAndTooLittleLoadFail(t *testing.T) {
+func TestTooMuchMemoryTooLittleLoadAndStarvedProducersFail(t *testing.T) {
 	t.Parallel()
 	for want, c := range map[error]struct {
-		peak      int64
-		throttled float64
+		peak                    int64
+		throttled, alone, crowd float64
 	}{
-		nil:           {peak: 100, throttled: 1},
+		nil:           {peak: 100, throttled: 1, alone: 12, crowd: 11},
 		ErrTooMuch:    {peak: 101, throttled: 1},
 		ErrNotRefused: {peak: 100},
+		ErrStarved:    {peak: 100, throttled: 1, alone: 2, crowd: 11},
 	} {
-		r := &run{options: Options{MemoryBytes: 100}, leg: &testbed.Leg{Figures: map[string]float64{throttled: c.throttled}}}
+		r := &run{options: Options{MemoryBytes: 100}, leg: &testbed.Leg{Figures: map[string]float64{throttled: c.throttled, gapAlone: c.alone, gapCrowd: c.crowd}}}
 		r.peaks[1].Store(c.peak)
 		if err := r.verdict(); !errors.Is(err, want) {
 			t.Errorf("%+v: %v, want %v", c, err, want)

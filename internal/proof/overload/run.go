@@ -3,9 +3,10 @@
 // (THROTTLED), hold no more memory than they may, and lose nothing that they
 // acked. The last node's disk is half as fast as the others', so
 // that it is left behind. Then come idle connections and consumers that ask for much
-// and read nothing, for which the same holds.
+// and read nothing, for which the same holds; and beside whom producers go on.
 //
-// Start at run.press; crowd.go is who stands beside.
+// Start at run.press; crowd.go is who stands beside, beside.go what it does to
+// producers.
 package overload
 
 import (
@@ -37,15 +38,16 @@ const (
 	// was acked while it was learnt.
 	allowedLeast = 16
 	// learnMax is how long it is learnt what is allowed.
-	learnMax = 10 * time.Second
-	// besideMax is how long the crowd stays.
-	besideMax  = 30 * time.Second
+	learnMax   = 10 * time.Second
 	sayEvery   = 10 * time.Second
 	watchEvery = 500 * time.Millisecond
 )
 
 // ErrTooMuch says that a node held more memory than it may.
 var ErrTooMuch = errors.New("a node held too much memory")
+
+// ErrStarved says that the crowd kept producers from getting any ack.
+var ErrStarved = errors.New("a partition had no ack for too long beside connections and consumers that do nothing")
 
 // ErrNotRefused says that nothing was refused.
 var ErrNotRefused = errors.New("no request was refused with THROTTLED: the load was none")
@@ -77,6 +79,13 @@ const (
 	throttled = "throttled"
 	rssPeak   = "rss_peak_bytes"
 	idleStood = "idle_connections"
+	// What was acked in a second: alone, beside idle connections, and beside stalled
+	// consumers too; and the longest time that a partition then had no ack.
+	ackedAlone = "acked_alone_bytes"
+	ackedIdle  = "acked_idle_bytes"
+	ackedCrowd = "acked_crowd_bytes"
+	gapAlone   = "gap_alone_seconds"
+	gapCrowd   = "gap_crowd_seconds"
 )
 
 // run is one leg.
@@ -101,16 +110,17 @@ func Run(ctx context.Context, o Options) error {
 
 func line(s *testbed.Series) string {
 	all := s.Total()
-	sum, peak, idle := map[string]float64{}, 0.0, 0.0
+	sum, most := map[string]float64{}, map[string]float64{}
 	for _, l := range s.Legs {
 		for name, value := range l.Figures {
 			sum[name] += value
+			most[name] = max(most[name], value)
 		}
-		peak, idle = max(peak, l.Figures[rssPeak]), max(idle, l.Figures[idleStood])
 	}
 	rate := func(name string) float64 { return sum[name] / max(all.Amount, 1) / 1e6 }
-	return fmt.Sprintf("offered=%.1fMB/s allowed=%.1fMB/s %s throttled=%.0f rss-max=%.0fMiB idle=%.0f seed=%d commit=%s",
-		rate(offered), rate(allowed), all.String(), sum[throttled], peak/(1<<20), idle, s.Seed, s.Commits())
+	return fmt.Sprintf("offered=%.1fMB/s allowed=%.1fMB/s %s throttled=%.0f rss-max=%.0fMiB idle=%.0f beside-idle=%.2f beside-all=%.2f beside-gap=%.1fs seed=%d commit=%s",
+		rate(offered), rate(allowed), all.String(), sum[throttled], most[rssPeak]/(1<<20), most[idleStood],
+		sum[ackedIdle]/max(sum[ackedAlone], 1), sum[ackedCrowd]/max(sum[ackedAlone], 1), most[gapCrowd], s.Seed, s.Commits())
 }
 
 func (o Options) makeLeg(ctx context.Context, leg *testbed.Leg) error {
@@ -182,57 +192,8 @@ func (r *run) under(ctx context.Context) error {
 	return err
 }
 
-// beside lets the crowd come and stay for a while, and go. How much is acked
-// beside it is said and not judged.
-func (r *run) beside(ctx context.Context) error {
-	if err := r.gather(ctx); err != nil {
-		return err
-	}
-	defer r.crowd.disperse()
-	r.load.SetRate(1)
-	end := time.Now().Add(min(besideMax, time.Duration(r.leg.Amount*float64(time.Second))))
-	for last := r.sample(); time.Now().Before(end); {
-		if err := testbed.Wait(ctx, min(sayEvery, time.Until(end))); err != nil {
-			return err
-		}
-		if err := r.cluster.Ended(); err != nil {
-			return err
-		}
-		now := r.sample()
-		_, out := last.to(now)
-		r.cluster.Say("%s; acked beside them %.1f MB/s; most memory of the nodes %s", r.crowd, out/1e6, r.memory())
-		last = now
-	}
-	r.leg.Figures[idleStood] = float64(r.crowd.idle.Load())
-	return nil
-}
-
 // rate is bytes a second, offered ten times, in records.
 func (r *run) rate(bytes int64) int { return int(max(overs*bytes/valueBytes, 1)) }
-
-// gather lets the crowd come.
-func (r *run) gather(ctx context.Context) error {
-	o := r.options
-	id, err := r.cluster.TopicID(ctx, topic)
-	if err != nil {
-		return err
-	}
-	idle, err := filesFor(o.Idle + o.Stalled)
-	if err != nil {
-		return err
-	}
-	stalled := min(o.Stalled, idle)
-	idle -= stalled
-	if idle < o.Idle {
-		r.cluster.Say("skipped: %d of %d idle connections (this process may not open more files: ulimit -n)", o.Idle-idle, o.Idle)
-	}
-	r.crowd = &crowd{urls: hosts(r.cluster.URLs()), topic: topic, id: id, parts: o.Partitions}
-	if err := r.crowd.gather(ctx, idle, stalled); err != nil {
-		return errors.Join(err, r.cluster.Ended())
-	}
-	r.cluster.Say("%s", r.crowd)
-	return nil
-}
 
 // overdo learns what is allowed, and then offers ten times as much.
 func (r *run) overdo(ctx context.Context) error {
@@ -347,6 +308,8 @@ func (r *run) verdict() error {
 		return fmt.Errorf("%w: %.0f MiB of %.0f MiB", ErrTooMuch, mib(r.peak()), mib(r.options.MemoryBytes))
 	case r.leg.Faults == 0:
 		return ErrNotRefused
+	case r.leg.Figures[gapCrowd] > max(gapMax.Seconds(), r.leg.Figures[gapAlone]):
+		return fmt.Errorf("%w: %.1f s, and %.1f s without them", ErrStarved, r.leg.Figures[gapCrowd], r.leg.Figures[gapAlone])
 	}
 	return nil
 }

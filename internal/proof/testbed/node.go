@@ -307,3 +307,14 @@ func (n *Node) Refused(ctx context.Context, api, code string) (int, error) {
 	}
 	return 0, nil
 }
+
+// CPUSeconds is the processor time that the nodes' processes, as they run now, have
+// used.
+func (c *Cluster) CPUSeconds() (sum float64) {
+	for _, n := range c.Nodes {
+		if use, err := procs.Usage(n.child.PID()); err == nil { // else it has ended, as others say
+			sum += use.CPUSeconds
+		}
+	}
+	return sum
+}
