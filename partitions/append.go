@@ -12,6 +12,10 @@ import (
 // epochUnknown is the epoch of a client that knows none.
 const epochUnknown = -1
 
+// decidedGrace is for the outcomes of what was applied in the same round as the
+// epoch entry that ended their epoch: Raft tells them a moment later.
+const decidedGrace = 20 * time.Millisecond
+
 // throttleRetryAfter is about the time in which a full queue gets a free place:
 // a commit round trip.
 const throttleRetryAfter = 5 * time.Millisecond
@@ -49,7 +53,7 @@ func (p *Partition) Append(r AppendRequest, done func(AppendResult)) error {
 		return p.refused(err)
 	}
 	// From here on the outcome is open: the only way out is the queue.
-	p.queue.push(inFlight{proposal: proposed, done: done, bytes: size, epoch: p.epoch, appendMs: header.AppendTimeMs})
+	p.queue.push(inFlight{proposal: proposed, done: done, bytes: size, epoch: p.epoch, appendMs: header.AppendTimeMs, over: p.epochOver})
 	p.queued.Signal()
 	return nil
 }
@@ -113,14 +117,27 @@ func (p *Partition) dropped(err error) error {
 // order and tells their outcome. It is started when the replica first serves
 // and ends at the stop, when the queue is empty. It blocks on Raft (bounded by
 // the proposal's time-out) and in done.
+//
+// What a leader that was cut off had in flight may be in no log that counts, and
+// Raft tells that only when the time-out is over. By then the replica may lead
+// again, with new appends behind the old ones. So the wait ends when a later epoch
+// is applied here, which decides on all of them.
 func (p *Partition) complete() {
 	defer p.goroutines.Done()
+	var decided <-chan struct{} // the over of those in flight that got their grace
 	for {
 		head, ok := p.head()
 		if !ok {
 			return
 		}
-		result, err := head.proposal.Wait()
+		grace := decidedGrace
+		if head.over == decided {
+			grace = 0
+		}
+		result, err := head.proposal.WaitOr(head.over, grace)
+		if errors.Is(err, raftnode.ErrGivenUp) {
+			decided = head.over
+		}
 		p.mu.Lock()
 		p.queue.pop()
 		p.checkDrained()

@@ -217,6 +217,38 @@ func TestPlainPublishIsStoredOnceByItsID(t *testing.T) {
 	}
 }
 
+// What a leader that was cut off had in flight is told to nobody until its
+// time-out; a replica that leads again must not make its new appends wait for that.
+func TestWhatAnEarlierEpochLeftInFlightHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.leadIn(5)
+	r.raft.setFate(func(cmd []byte) fate { return hang })
+	var old, fresh outcomes
+	for i := range 3 {
+		if err := r.Append(numbered(1, 0, int32(i), 1), old.add); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.raft.setFate(nil)
+	r.follow(6, 2)
+	r.leadIn(7)
+	if err := r.Append(numbered(2, 0, 0, 1), fresh.add); err != nil {
+		t.Fatal(err)
+	}
+	if a := fresh.wait(t, 1)[0]; a.Err != nil || a.Epoch != 2 || a.BaseOffset != 0 {
+		t.Errorf("the append of the new epoch: %+v", a)
+	}
+	for _, a := range old.wait(t, 3) {
+		if errcode.Of(a.Err) != errcode.RequestTimedOut || a.Epoch != 1 {
+			t.Errorf("an append of the old epoch must end as unknown: %+v", a)
+		}
+	}
+	if a := appended(r.Partition, numbered(1, 0, 0, 1)); a.Err != nil || a.Duplicate {
+		t.Errorf("sent again: %+v", a)
+	}
+}
+
 // A batch that was taken in one epoch and comes to the log in the next.
 func TestABatchBehindAnotherLeadersEpochIsRefusedForSure(t *testing.T) {
 	r := newRig(t, nil)
@@ -267,6 +299,10 @@ type instantProposal struct{}
 
 func (instantProposal) Wait() (raftnode.Result, error) {
 	return raftnode.Result{Value: fsm.EncodeResult(fsm.Appended, 1)}, nil
+}
+
+func (p instantProposal) WaitOr(<-chan struct{}, time.Duration) (raftnode.Result, error) {
+	return p.Wait()
 }
 
 func (*instantRaft) Propose(uint64, []byte, time.Duration) (proposal, error) {

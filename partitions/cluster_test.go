@@ -174,6 +174,14 @@ func (c *cluster) setAddr(incarnation, a string) {
 	c.addrs[incarnation] = a
 }
 
+// cutOff keeps every message from and to a node until reconnect is called: nobody
+// knows its address.
+func (c *cluster) cutOff(n *node) (reconnect func()) {
+	a, _ := c.addr(n.incarnation)
+	c.setAddr(n.incarnation, "")
+	return func() { c.setAddr(n.incarnation, a) }
+}
+
 // running returns the replicas that are up.
 func (c *cluster) running() (ps []*Partition) {
 	for _, n := range c.nodes {

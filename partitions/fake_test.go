@@ -25,6 +25,7 @@ const (
 	lose                // outcome unknown, never applied
 	delay               // outcome unknown, applied when the test says so
 	decline             // not even taken
+	hang                // no outcome until nobody waits for it any more
 )
 
 // fakeRaft stands for Raft: what is proposed is applied to a real state machine
@@ -80,6 +81,8 @@ func (r *fakeRaft) Propose(_ uint64, cmd []byte, _ time.Duration) (proposal, err
 
 func (p *fakeProposal) Wait() (raftnode.Result, error) {
 	switch p.fate {
+	case hang:
+		select {} // as if the time-out were an hour
 	case drop:
 		return raftnode.Result{}, fmt.Errorf("dropped: %w", raftnode.ErrRefused)
 	case lose, delay:
@@ -93,6 +96,14 @@ func (p *fakeProposal) Wait() (raftnode.Result, error) {
 		head.result, head.done = p.raft.apply(head.cmd), true
 	}
 	return p.result, nil
+}
+
+func (p *fakeProposal) WaitOr(giveUp <-chan struct{}, _ time.Duration) (raftnode.Result, error) {
+	if p.fate == hang {
+		<-giveUp
+		return raftnode.Result{}, raftnode.ErrGivenUp
+	}
+	return p.Wait()
 }
 
 // apply gives cmd to the state machine. r.mu is held.

@@ -26,8 +26,8 @@ import (
 
 // Time-outs of the leadership goroutine.
 const (
-	// epochTimeout bounds one proposal: short, because a lost one (a leader
-	// change drops them silently) delays the partition by as much.
+	// epochTimeout bounds one proposal: short, because a lost one delays the
+	// partition by as much.
 	epochTimeout = time.Second
 	// leadRetryAfter is the pause after a refused proposal.
 	leadRetryAfter = 20 * time.Millisecond
@@ -124,13 +124,18 @@ func (p *Partition) machineConfig() fsm.Config {
 	return want.WithDefaults()
 }
 
-// command proposes a command outside the append queue and waits for its verdict.
+// command proposes a command outside the append queue and waits for its verdict,
+// or until the leader changes: then its outcome is unknown, as after timeout.
 func (p *Partition) command(cmd []byte, timeout time.Duration) (fsm.Verdict, error) {
+	_, changed, err := p.leaderNow()
+	if err != nil {
+		return 0, err
+	}
 	proposed, err := p.raft.Propose(p.spec.Shard, cmd, timeout)
 	if err != nil {
 		return 0, err
 	}
-	result, err := proposed.Wait()
+	result, err := proposed.WaitOr(changed, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -185,6 +190,8 @@ func (p *Partition) handOver() time.Duration {
 // EpochApplied implements fsm.Observer. It runs on the apply goroutine.
 func (p *Partition) EpochApplied(epoch int32, replica uint64) {
 	p.mu.Lock()
+	close(p.epochOver)
+	p.epochOver = make(chan struct{})
 	overtaken := p.serving && (epoch != p.epoch || replica != p.spec.Replica)
 	if overtaken {
 		p.serving = false

@@ -67,6 +67,9 @@ type Partition struct {
 	// proposed in term is applied ∧ epoch is its epoch.
 	serving bool
 	epoch   int32
+	// epochOver is closed and replaced whenever an epoch entry is applied here: what
+	// is in queue from an earlier epoch is stored by then, or never will be.
+	epochOver chan struct{}
 	// appendMs is the append time last stamped; it never goes back.
 	appendMs int64
 	queue    queue
@@ -108,6 +111,7 @@ func newPartition(s Spec, o *Options, r raft, a attendant) *Partition {
 		nodes:         s.Nodes,
 		joining:       s.Joining,
 		leaderChanged: make(chan struct{}),
+		epochOver:     make(chan struct{}),
 		transfers:     newTransfers(0),
 	}
 	p.queued.L = &p.mu

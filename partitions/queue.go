@@ -7,6 +7,8 @@ type inFlight struct {
 	bytes    int64
 	epoch    int32
 	appendMs int64
+	// over is Partition.epochOver as of epoch.
+	over <-chan struct{}
 }
 
 // queue is a FIFO of appends as a ring, so that steady state allocates nothing.

@@ -17,9 +17,10 @@ type raft interface {
 	Status(shard uint64) (raftnode.ReplicaState, bool)
 }
 
-// proposal is a command on its way; Wait is called exactly once.
+// proposal is a command on its way; exactly one of these is called, once.
 type proposal interface {
 	Wait() (raftnode.Result, error)
+	WaitOr(giveUp <-chan struct{}, grace time.Duration) (raftnode.Result, error)
 }
 
 // nodeRaft makes a raft of a node. Only Propose needs help: its result is a

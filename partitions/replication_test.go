@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -224,6 +225,51 @@ func TestWithoutAMajorityEverythingIsAnsweredInTimeAndNothingAcked(t *testing.T)
 	defer cancel()
 	if _, err := p.Latest(ctx); err == nil {
 		t.Fatal("latest without a majority")
+	}
+}
+
+// A proposal's time-out is of no use here: only what the replica hears when it is
+// back can tell what came of the append.
+func TestALeaderThatWasCutOffAnswersWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, func(o *Options) { o.ProposeTimeout = time.Hour })
+	c.stored(numbered(1, 0, 0, 1))
+	var p *Partition
+	var reconnect func()
+	var lost, fresh outcomes
+	sent := 0
+	until(t, "an append is under way on a leader that is cut off", func() bool {
+		p = c.leader()
+		reconnect = c.cutOff(c.nodeOf(p))
+		if p.Append(numbered(1, 0, 1, 1), lost.add) == nil {
+			return true
+		}
+		reconnect()
+		return false
+	})
+	until(t, "another one leads", func() bool { other := c.serving(); return other != nil && other != p })
+	reconnect()
+	if a := lost.wait(t, 1)[0]; errcode.Of(a.Err) != errcode.RequestTimedOut {
+		t.Fatalf("what was under way: %+v", a)
+	}
+	until(t, "it leads again and acks an append", func() bool {
+		leader := c.leader()
+		if leader != p {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			_ = leader.TransferLeader(ctx, c.nodeOf(p).id) // refused while it has not caught up
+			return false
+		}
+		if p.Append(numbered(2, 0, 0, 1), fresh.add) != nil {
+			return false
+		}
+		sent++
+		return fresh.wait(t, sent)[sent-1].Err == nil
+	})
+	c.stored(numbered(1, 0, 1, 1))
+	c.identical()
+	if got := strings.Join(readAll(t, p), ", "); got != "0 p1 e0 s0, 1 p2 e0 s0, 2 p1 e0 s1" {
+		t.Errorf("stored: %s", got)
 	}
 }
 

@@ -465,6 +465,34 @@ func TestProposalIsUnknownWithoutAMajority(t *testing.T) {
 	}
 }
 
+// With a time-out of an hour only the caller's own word can end the wait.
+func TestAProposalThatIsGivenUpIsUnknown(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.found(testShard)
+	given := make(chan struct{})
+	close(given)
+	eventually(t, "an outcome within the grace", func() bool {
+		p, err := c.leader(testShard).node.Propose(testShard, []byte("stored"), time.Hour)
+		if err != nil {
+			return false
+		}
+		_, err = p.WaitOr(given, time.Minute)
+		return err == nil
+	})
+	leader := c.leader(testShard)
+	for _, n := range c.followers(leader) {
+		n.node.Close()
+		n.node = nil
+	}
+	p, err := leader.node.Propose(testShard, []byte("alone"), time.Hour)
+	if err == nil {
+		_, err = p.WaitOr(given, 0)
+	}
+	if err == nil || !checkClass(t, err) && !errors.Is(err, ErrGivenUp) { // refused: it has stepped down already
+		t.Fatalf("a proposal that nobody waits for: %v", err)
+	}
+}
+
 func TestCloseEndsProposalsAsUnknownAndLaterCallsAsRefused(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	leader := c.found(testShard)

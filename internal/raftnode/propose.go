@@ -12,7 +12,7 @@ import (
 )
 
 // The two classes a failed proposal falls into. Every error of Propose,
-// Proposal.Wait and ProposeWait wraps exactly one of them and an
+// Proposal.Wait, WaitOr and ProposeWait wraps exactly one of them and an
 // *errcode.Error.
 var (
 	// ErrRefused: the command was not applied and this attempt never will be.
@@ -59,13 +59,18 @@ var (
 	errAborted    = unknown("the proposal was aborted: it may still be applied")
 )
 
+// ErrGivenUp is the outcome of a proposal that was not waited for any longer; it
+// wraps ErrUnknown.
+var ErrGivenUp error = unknown("the proposal met a new leader: it may have been applied before")
+
 // Result is what the state machine's Update answered for a command.
 type Result struct {
 	Value uint64
 	Data  []byte
 }
 
-// Proposal is a command on its way. It comes from a pool: Wait ends its life.
+// Proposal is a command on its way. It comes from a pool: Wait or WaitOr ends its
+// life.
 type Proposal struct {
 	request *dragonboat.RequestState
 }
@@ -126,8 +131,38 @@ func (n *Node) propose(shard uint64, cmd []byte, timeout time.Duration, forward 
 // Wait returns the result once the command is committed and applied by the
 // local replica, or the reason why not. It must be called exactly once; p must
 // not be used afterwards.
-func (p *Proposal) Wait() (Result, error) {
-	outcome := <-p.request.ResultC()
+func (p *Proposal) Wait() (Result, error) { return p.WaitOr(nil, 0) }
+
+// WaitOr is Wait until giveUp is closed and grace has gone by since: then it
+// returns ErrGivenUp. It is for who learns in another way that a proposal can come
+// to nothing any more: dragonboat keeps what a deposed leader had under way until
+// its time is up, though a later leader's entries have taken its place.
+func (p *Proposal) WaitOr(giveUp <-chan struct{}, grace time.Duration) (Result, error) {
+	select {
+	case outcome := <-p.request.ResultC():
+		return p.end(outcome)
+	case <-giveUp:
+	}
+	limit := time.NewTimer(grace)
+	defer limit.Stop()
+	select {
+	case outcome := <-p.request.ResultC():
+		return p.end(outcome)
+	case <-limit.C:
+	}
+	select {
+	case outcome := <-p.request.ResultC(): // it was there with a grace of 0
+		return p.end(outcome)
+	default:
+	}
+	// The request state is left to the garbage collector: it is not final.
+	p.request = nil
+	proposals.Put(p)
+	return Result{}, ErrGivenUp
+}
+
+// end gives everything back and classifies the final outcome.
+func (p *Proposal) end(outcome dragonboat.RequestResult) (Result, error) {
 	// Release only after the final result: before, dragonboat still writes to it.
 	p.request.Release()
 	p.request = nil
