@@ -163,8 +163,9 @@ SIZE ?= 10GiB
 restart-time:
 	$(GO) test -run=NONE -bench=Restart -benchtime=3x -timeout 30m ./internal/e2e -args -restart.size=$(SIZE)
 
-# How long the syncs of partitions' files take while three nodes take records at
-# full speed, BYTES of them, in three rounds: a partition applies nothing meanwhile.
+# For how long the syncs of partitions' state hold up their applying while three nodes
+# take records at full speed, BYTES of them, in three rounds, and how long the disk
+# takes for them beside it.
 BYTES ?= 1GiB
 sync-time:
 	for round in 1 2 3; do \

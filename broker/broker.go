@@ -283,7 +283,7 @@ func (b *Broker) startServing() error {
 		Stream: b.stream, CatchUpBytesPerSecond: int64(b.config.Storage.CatchUpBytesPerSecond),
 		OnFetched: b.metrics.SegmentsFetched, OnGiven: b.metrics.SegmentsGiven, OnRepaired: b.metrics.SegmentRepaired, OnQuarantined: b.onQuarantined,
 		ScrubInterval: b.config.Storage.ScrubInterval, ScrubBytesPerSecond: int64(b.config.Storage.ScrubBytesPerSecond),
-		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced,
+		OnScrubbed: b.metrics.Scrubbed, OnSync: b.metrics.PartitionSynced, OnSave: b.metrics.PartitionSaved,
 		OnDamage:        func(partitions.Damage) { b.metrics.DamageFound() },
 		NoDeduplication: b.under.NoDeduplication, SnapshotBytes: b.under.SnapshotBytes,
 	})

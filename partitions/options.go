@@ -84,9 +84,9 @@ type Options struct {
 	ScrubInterval       time.Duration
 	ScrubBytesPerSecond int64
 	OnScrubbed          func(bytes int)
-	// OnSync is told how long a sync of a replica's files took, which held up
-	// its applying.
-	OnSync func(took time.Duration)
+	// OnSync is told for how long a sync of a replica's state held up its applying,
+	// OnSave how long the disk then took for it, beside the applying.
+	OnSync, OnSave func(took time.Duration)
 	// ProposeTimeout bounds one proposal; after it the outcome is unknown.
 	// Default 4 s.
 	ProposeTimeout time.Duration
@@ -144,6 +144,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnSync == nil {
 		o.OnSync = func(time.Duration) {}
+	}
+	if o.OnSave == nil {
+		o.OnSave = func(time.Duration) {}
 	}
 	if o.OnLeadership == nil {
 		o.OnLeadership = func(Leadership) {}

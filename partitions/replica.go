@@ -146,7 +146,7 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 		FSM: fsm.New(fsm.Options{
 			FS: h.options.FS, Dir: dir, ShardID: p.spec.Shard, ReplicaID: p.spec.Replica,
 			IndexIntervalBytes: h.options.IndexIntervalBytes, Logger: h.options.Logger, Observer: p, Unread: p.follows,
-			TimeSync: h.options.timeSync, Fetcher: &p.catchUp,
+			TimeSync: timed(h.options.OnSync), TimeSave: timed(h.options.OnSave), Fetcher: &p.catchUp,
 			NoDeduplication: h.options.NoDeduplication,
 		}),
 		closed: make(chan struct{}),

@@ -110,10 +110,12 @@ func (p *Partition) scrub(ctx context.Context, s *scrubber) {
 	}
 }
 
-// timeSync runs a sync and tells how long it took.
-func (o *Options) timeSync(sync func() error) error {
-	began := time.Now()
-	err := sync()
-	o.OnSync(time.Since(began))
-	return err
+// timed returns what runs a function and tells how long it took.
+func timed(tell func(took time.Duration)) func(do func() error) error {
+	return func(do func() error) error {
+		began := time.Now()
+		err := do()
+		tell(time.Since(began))
+		return err
+	}
 }

@@ -9,9 +9,9 @@ import (
 )
 
 // A Raft snapshot is what lets the Raft log be compacted. For this machine it
-// is only a marker (the data are in the commit log already), but making the
-// marker durable holds up the partition, so the Host makes few at a time, and
-// each replica asks for one by the bytes it has applied.
+// is only a marker (the data are in the commit log already). Making the marker
+// durable keeps the disk busy, so the Host makes few at a time, and each replica
+// asks for one by the bytes it has applied.
 
 const (
 	// snapshotTimeout bounds one snapshot.
@@ -65,14 +65,6 @@ func (p *Partition) snapshot(ctx context.Context) {
 	defer cancel()
 	applied := p.machine.AppliedIndex()
 	overhead := max(compactionOverheadMin, 2*(applied-p.snapshotIndex.Load()))
-	// What is left to do holds up the partition: the second time it is what came in
-	// during the first. An error comes again out of the Sync in the snapshot, which
-	// ends the process.
-	for range 2 {
-		if err := p.machine.PreSync(); err != nil && !errors.Is(err, commitlog.ErrClosed) {
-			p.logger.Error("the replica's files cannot be synced", "err", err)
-		}
-	}
 	err := p.raft.Snapshot(ctx, p.spec.Shard, overhead)
 	if err := p.machine.Checkpoint(); err != nil && !errors.Is(err, commitlog.ErrClosed) {
 		p.logger.Error("the replica's files cannot be written", "err", err)

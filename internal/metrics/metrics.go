@@ -42,6 +42,7 @@ type Broker struct {
 	damageFound       prometheus.Counter
 	scrubbedBytes     prometheus.Counter
 	partitionSyncs    prometheus.Histogram
+	partitionSaves    prometheus.Histogram
 	fetchedBytes      prometheus.Counter
 	givenBytes        prometheus.Counter
 	repaired          prometheus.Counter
@@ -80,10 +81,8 @@ func New() *Broker {
 		givenBytes:        counter("segments_given_bytes_total", "Bytes of segments given to peers that lacked them."),
 		repaired:          counter("segments_repaired_total", "Damaged segments that were replaced by a peer's."),
 		replaced:          counter("replicas_replaced_total", "Replicas of this node that were lost, and whose replacement votes."),
-		partitionSyncs: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "partition_sync_duration_seconds", Help: "Time of one sync of a partition's files, which holds up its applying.",
-			Buckets: []float64{.0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
-		}),
+		partitionSyncs:    partitionHistogram("partition_sync_duration_seconds", "Time for which one sync of a partition's state holds up its applying."),
+		partitionSaves:    partitionHistogram("partition_save_duration_seconds", "Time of the disk for one sync of a partition's state, beside its applying."),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "request_duration_seconds", Help: "Time from a request's arrival to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
@@ -96,7 +95,7 @@ func New() *Broker {
 	})
 	build.Set(1)
 	b.Registry.MustRegister(build, b.leadershipChanges, b.produceRecords, b.produceBytes, b.produceDuplicates,
-		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.fetchedBytes, b.givenBytes, b.repaired, b.replaced)
+		b.fetchRecords, b.fetchBytes, b.requests, b.groupRebalances, b.offsetCommits, b.damageFound, b.scrubbedBytes, b.partitionSyncs, b.partitionSaves, b.fetchedBytes, b.givenBytes, b.repaired, b.replaced)
 	return b
 }
 
@@ -162,8 +161,18 @@ func (b *Broker) SegmentRepaired() { b.repaired.Inc() }
 // SegmentsGiven counts bytes of segments that went to a peer.
 func (b *Broker) SegmentsGiven(bytes int) { b.givenBytes.Add(float64(bytes)) }
 
-// PartitionSynced notes how long a sync of a partition's files took.
+// PartitionSynced notes for how long a sync of a partition's state held up its applying.
 func (b *Broker) PartitionSynced(took time.Duration) { b.partitionSyncs.Observe(took.Seconds()) }
+
+// PartitionSaved notes how long the disk took for a sync of a partition's state.
+func (b *Broker) PartitionSaved(took time.Duration) { b.partitionSaves.Observe(took.Seconds()) }
+
+func partitionHistogram(name, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: name, Help: help,
+		Buckets: []float64{.0001, .0005, .001, .0025, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .25, .5, 1, 2.5},
+	})
+}
 
 func (b *Broker) topic(name string) *topicCounters {
 	if c, ok := b.topics.Load(name); ok {

@@ -12,20 +12,49 @@ import (
 // back after a power cut. Where one does, the Raft log is held to it: what is
 // above is in the Raft log alone, so no entry of it may be compacted away and no
 // record may say that it is in a snapshot of the replica's own.
+//
+// dragonboat calls Sync with the machine locked: nothing is applied until it returns.
+// Of what it does then, two things need the state to be on disk, and for both there
+// is another place to wait, or another way to tell:
+//
+//   - The record of a snapshot of the replica's own. It comes through SaveSnapshots,
+//     which waits (logStore.awaitDurable).
+//   - To throw away the data of a peer's snapshot. It came through SaveRaftState, so
+//     it is known how far it reaches, and where the machine is not that far on disk,
+//     Sync is Sync.
+//
+// So the machine is told to begin, and goes on applying while the disk is at work.
 type durableMachine interface {
 	// DurableIndex returns the index that the next Open returns at least. It may
 	// be called at any time from any goroutine.
 	DurableIndex() uint64
+	// StartSync begins a Sync of what is applied by now. dragonboat's goroutines
+	// call it as they call Sync.
+	StartSync() error
+	// AwaitDurable returns when DurableIndex is index or more, or no sync is under
+	// way any more, or with what ended it. Any goroutine may call it.
+	AwaitDurable(index uint64) error
 }
 
-// closingMachine tells when it was closed.
-type closingMachine struct {
+// hostedMachine is what dragonboat sees of an on-disk state machine.
+type hostedMachine struct {
 	statemachine.IOnDiskStateMachine
-	closed func()
+	durable durableMachine // nil where it is none
+	// received is how far the peers' snapshots reach that the replica was given.
+	received func() uint64
+	closed   func()
 }
 
-// Close implements statemachine.IOnDiskStateMachine.
-func (m *closingMachine) Close() error {
+// Sync implements statemachine.IOnDiskStateMachine.
+func (m *hostedMachine) Sync() error {
+	if m.durable != nil && m.received() <= m.durable.DurableIndex() {
+		return m.durable.StartSync()
+	}
+	return m.IOnDiskStateMachine.Sync()
+}
+
+// Close implements statemachine.IOnDiskStateMachine. It tells when it was closed.
+func (m *hostedMachine) Close() error {
 	defer m.closed()
 	return m.IOnDiskStateMachine.Close()
 }
@@ -33,32 +62,61 @@ func (m *closingMachine) Close() error {
 // durably notes the machines that tell, and calls closed when a machine is closed.
 func (n *Node) durably(closed func(), create func(shard, replica uint64) statemachine.IOnDiskStateMachine) func(shard, replica uint64) statemachine.IOnDiskStateMachine {
 	return func(shard, replica uint64) statemachine.IOnDiskStateMachine {
-		m := create(shard, replica)
-		if d, ok := m.(durableMachine); ok {
-			n.store.holdTo(shard, replica, d.DurableIndex)
-		}
-		return &closingMachine{m, closed}
+		return n.store.host(shard, replica, create(shard, replica), closed)
 	}
 }
 
-func (s *logStore) holdTo(shard, replica uint64, durable func() uint64) {
-	r := s.replica(shard, replica)
+func (s *logStore) host(shard, replica uint64, machine statemachine.IOnDiskStateMachine, closed func()) *hostedMachine {
+	m := &hostedMachine{IOnDiskStateMachine: machine, closed: closed, received: func() uint64 {
+		r := s.replica(shard, replica)
+		r.state.Lock()
+		defer r.state.Unlock()
+		return r.received
+	}}
+	if d, ok := machine.(durableMachine); ok {
+		m.durable = d
+		r := s.replica(shard, replica)
+		r.state.Lock()
+		defer r.state.Unlock()
+		r.durable = d
+	}
+	return m
+}
+
+// receives notes a peer's snapshot, before it is recorded.
+func (r *replicaLog) receives(snapshot *pb.Snapshot) {
+	if pb.IsEmptySnapshot(*snapshot) || snapshot.Dummy {
+		return
+	}
 	r.state.Lock()
 	defer r.state.Unlock()
-	r.durable = durable
+	r.received = max(r.received, snapshot.OnDiskIndex)
+}
+
+func (r *replicaLog) machine() durableMachine {
+	r.state.Lock()
+	defer r.state.Unlock()
+	return r.durable
+}
+
+// awaitDurable returns when the machine has on disk what the record of a snapshot of
+// the replica's own says of it. The replica's log is not held meanwhile.
+func (s *logStore) awaitDurable(ud *pb.Update) error {
+	m := s.replica(ud.ShardID, ud.ReplicaID).machine()
+	if m == nil || !ud.Snapshot.Dummy {
+		return nil
+	}
+	return m.AwaitDurable(ud.Snapshot.OnDiskIndex)
 }
 
 // checkDurable refuses to let go of index while the state machine could come
 // back below it. Such a call is a programmer's mistake; the process ends of it.
 func (s *logStore) checkDurable(shard, replica, index uint64) error {
-	r := s.replica(shard, replica)
-	r.state.Lock()
-	durable := r.durable
-	r.state.Unlock()
-	if durable == nil {
+	m := s.replica(shard, replica).machine()
+	if m == nil {
 		return nil
 	}
-	if d := durable(); index > d {
+	if d := m.DurableIndex(); index > d {
 		return fmt.Errorf("shard %d replica %d: index %d is to go, the state machine's files are durable up to %d only: this is a bug, report it",
 			shard, replica, index, d)
 	}

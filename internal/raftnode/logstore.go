@@ -61,7 +61,7 @@ func (f *logStoreFactory) Create(c config.NodeHostConfig, busy config.LogDBCallb
 //     restart and acted upon, and a power cut can still take them. So logs are
 //     synced before a replica's state is read.
 //   - Nothing keeps the log from being compacted past what the state machine has
-//     on disk. So that is checked; see durable.go.
+//     on disk. So that is waited for, and checked; see durable.go.
 //   - Entries above an installed snapshot that contradict it come back after a
 //     restart. So they are recognised and hidden.
 //   - Damage ends the process, or goes unnoticed. So a replica's files are read
@@ -97,9 +97,11 @@ type replicaLog struct {
 	state sync.Mutex
 	hard  pb.State
 	last  uint64 // index of the last entry, or of the snapshot above it
-	// durable is how far the state machine would come back; nil where it does not
-	// tell.
-	durable func() uint64
+	// durable is the state machine; nil where it does not tell how far it would come
+	// back.
+	durable durableMachine
+	// received is the OnDiskIndex of the peers' snapshots saved here, at most.
+	received uint64
 
 	// checking is held while the files are checked, checked says that they are
 	// whole: see logStore.check.
@@ -168,6 +170,7 @@ func (s *logStore) SaveRaftState(updates []pb.Update, worker uint64) error {
 		r := s.replica(updates[i].ShardID, updates[i].ReplicaID)
 		r.write.Lock()
 		defer r.write.Unlock()
+		r.receives(&updates[i].Snapshot)
 		if ud, saves := r.prepare(updates[i]); saves {
 			out = append(out, ud)
 		}
@@ -213,6 +216,10 @@ func (s *logStore) SaveSnapshots(updates []pb.Update) error {
 	for i := range updates {
 		if pb.IsEmptySnapshot(updates[i].Snapshot) {
 			continue
+		}
+		s.replica(updates[i].ShardID, updates[i].ReplicaID).receives(&updates[i].Snapshot)
+		if err := s.awaitDurable(&updates[i]); err != nil {
+			return s.failed("save a snapshot record", err)
 		}
 		err := s.serially(updates[i].ShardID, updates[i].ReplicaID, func() error {
 			if err := s.checkSnapshot(&updates[i]); err != nil {

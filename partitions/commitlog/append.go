@@ -162,7 +162,6 @@ func (l *Log) flush() error {
 	if err := storage.WritePieces(l.active.file, pieces); err != nil {
 		return fmt.Errorf("write %s: %w", l.active.segment.logPath, err)
 	}
-	l.dirty = true
 	l.publish()
 	l.back.wrote(l.active, l.tail.length-int64(l.staged.bytes), l.tail.length)
 	return nil
@@ -191,7 +190,6 @@ func (l *Log) roll() error {
 	l.publish()
 	l.sealed = append(l.sealed, l.active)
 	l.tail, l.active = newExtent(l.tail.end), next
-	l.dirty = true
 	l.names++
 	old := l.view.Load().segments
 	segments := append(make([]*segment, 0, len(old)+1), old...)
@@ -203,45 +201,11 @@ func (l *Log) roll() error {
 // included, and returns the State it made durable. After an error every later
 // Append and Sync fails.
 func (l *Log) Sync() (State, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.failure(); err != nil {
+	p := l.StartSync()
+	if err := l.FinishSync(p); err != nil {
 		return State{}, err
 	}
-	if err := l.sync(); err != nil {
-		return State{}, l.fail(err)
-	}
-	st := l.state()
-	l.durableStart, l.synced = st.LogStart, l.tail
-	return st, nil
-}
-
-// sync finishes sealed segments oldest first, then the active one, then the
-// names. The order among them does not matter: no marker speaks of any before
-// all are done.
-func (l *Log) sync() error {
-	for len(l.sealed) > 0 {
-		if err := l.sealed[0].finish(l.back); err != nil {
-			return err
-		}
-		if !l.sealed[0].named {
-			l.names++
-		}
-		l.sealed = l.sealed[1:]
-	}
-	if l.dirty {
-		if err := l.active.sync(l.back); err != nil {
-			return err
-		}
-		l.dirty = false
-	}
-	if l.names != l.namesSynced {
-		if err := storage.SyncDir(l.place.fs, l.place.dir); err != nil {
-			return err
-		}
-		l.namesSynced = l.names
-	}
-	return nil
+	return p.State, nil
 }
 
 // State returns the log's state as it is now, durable or not. It is for who writes

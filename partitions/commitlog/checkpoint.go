@@ -23,8 +23,9 @@ const (
 	checkpointBytesDefault = 8 << 20
 )
 
-// Marked says that a durable marker carries the State that Sync returned last. What
-// is to be done about that is begun beside the writer: see Checkpoint.
+// Marked says that a durable marker carries the State of the FinishSync, or Sync, that
+// returned last. What is to be done about that is begun beside the writer: see
+// Checkpoint.
 func (l *Log) Marked() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,7 +37,7 @@ func (l *Log) Marked() {
 }
 
 // AwaitCheckpoint does, or waits for, what Checkpoint has to do for a restart to stay
-// quick. The writer calls it before it brings a new marker about.
+// quick. It is called before a new marker is brought about.
 func (l *Log) AwaitCheckpoint() error {
 	l.mu.Lock()
 	behind := l.behind()
@@ -144,38 +145,6 @@ func (l *Log) failBeside(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.fail(err)
-}
-
-// PreSync makes durable what has been appended so far, names included, beside the
-// writer, so that the next Sync, which the writer has to wait for, finds little left
-// to do. An error is one of the disk, and comes out of the next Sync too.
-func (l *Log) PreSync() error {
-	l.beside.Lock()
-	defer l.beside.Unlock()
-	l.mu.Lock()
-	if err := l.failure(); err != nil {
-		l.mu.Unlock()
-		return err
-	}
-	sealed, active, names, named := slices.Clone(l.sealed), l.active, l.names, l.namesSynced
-	l.mu.Unlock()
-	for _, w := range sealed {
-		if err := w.preSync(l.back, w.seal); err != nil {
-			return err
-		}
-	}
-	if names != named || len(sealed) > 0 {
-		if err := storage.SyncDir(l.place.fs, l.place.dir); err != nil {
-			return l.failBeside(err)
-		}
-		l.mu.Lock()
-		l.namesSynced = max(l.namesSynced, names)
-		for _, w := range sealed {
-			w.named = true
-		}
-		l.mu.Unlock()
-	}
-	return active.preSync(l.back, func() error { return storage.SyncData(active.file) })
 }
 
 func encodeCheckpoint(x *extent) []byte {

@@ -48,6 +48,9 @@ type crashLoop struct {
 	marker  State
 	durable []SegmentInfo
 	done    int
+	// beside is what the writer does while a sync is finished: once, before one of
+	// the operations of that.
+	beside func()
 }
 
 // life opens the log, works on it until it crashes or the stream is at its end,
@@ -62,6 +65,10 @@ func (c *crashLoop) life() {
 	fs := storagetest.Wrap(c.mem.FS, func(op storagetest.Op) (int, error) {
 		if op.Kind.Mutates() && reach.IntN(4) == 0 {
 			c.reachDisk(reach)
+		}
+		if do := c.beside; do != nil && op.Kind.Mutates() && c.rng.IntN(3) == 0 {
+			c.beside = nil
+			do()
 		}
 		return inj.Hook(op)
 	})
@@ -101,12 +108,12 @@ func (c *crashLoop) work(l *Log) error {
 	next := c.done
 	for {
 		if next == len(c.stream.entries) {
-			return c.sync(l, next)
+			return c.sync(l, &next)
 		}
 		var err error
 		switch c.rng.IntN(12) {
 		case 0, 1:
-			err = c.sync(l, next)
+			err = c.sync(l, &next)
 		case 2:
 			l.Trim(c.stream.entries[c.rng.IntN(next+1)].BaseOffset)
 		case 3:
@@ -122,19 +129,30 @@ func (c *crashLoop) work(l *Log) error {
 	}
 }
 
-// sync does what the state machine does: as much as it can beside the writer, Sync,
-// then the marker, then the removal of what the marker has let go.
-func (c *crashLoop) sync(l *Log, next int) error {
-	if c.rng.IntN(2) == 0 {
-		if err := l.PreSync(); err != nil {
-			return err
+// sync does what the state machine does: it begins a sync, goes on while that is
+// finished, then writes the marker, then lets go of what the marker has let go.
+func (c *crashLoop) sync(l *Log, next *int) error {
+	p, segments, done := l.StartSync(), l.Segments(), *next
+	c.beside = func() {
+		if c.rng.IntN(2) == 0 {
+			l.Trim(c.stream.entries[c.rng.IntN(*next+1)%len(c.stream.entries)].BaseOffset)
+		}
+		if *next == len(c.stream.entries) {
+			return
+		}
+		to := c.stream.group(*next, 1+c.rng.IntN(12))
+		if err := c.stream.append(l, *next, to); err == nil {
+			*next = to
+		} else if !errors.Is(err, storagetest.ErrInjected) {
+			c.t.Error(err)
 		}
 	}
-	st, err := l.Sync()
+	err := l.FinishSync(p)
+	c.beside = nil
 	if err != nil {
 		return err
 	}
-	c.marker, c.durable, c.done = st, l.Segments(), next
+	c.marker, c.durable, c.done = p.State, segments, done
 	return marked(l)
 }
 

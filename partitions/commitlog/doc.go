@@ -5,7 +5,7 @@
 // batches come, at which offset and time, is decided above (partitions/fsm)
 // and is the same on every replica, so the segment files are too.
 //
-// One goroutine writes (Append, Sync, Trim, Marked, Close), any number
+// One goroutine writes (Append, Sync, Trim, Close), any number
 // read. Readers work on an immutable list of segments that the writer swaps
 // atomically, and on an extent per segment (how far it may be read) that the
 // writer replaces after each write. Start at Log, then append.go and read.go;
@@ -24,6 +24,7 @@
 // # Durability
 //
 // Append makes nothing durable. Sync makes everything durable and returns the
-// State that says how far; the caller stores that State in its marker. Open
+// State that says how far; the caller stores that State in its marker. Its two
+// halves (sync.go) let the writer go on while the disk is at work. Open
 // gets the State of the last durable marker and cuts away whatever is newer.
 package commitlog

@@ -90,8 +90,9 @@ type Entry struct {
 	AppendTimeMs int64
 }
 
-// Log is one partition's log. Append, Sync, Trim, Marked and Close are called by one
-// goroutine at a time; everything else by any.
+// Log is one partition's log. Append, StartSync, Sync, Trim and Close are called by
+// one goroutine at a time, the writer; FinishSync and Marked by one, which may be
+// another; everything else by any.
 type Log struct {
 	place *place
 
@@ -121,12 +122,10 @@ type Log struct {
 	active *writer
 	staged staged
 	lastMs int64 // append time of the last batch
-	// sealed are the segments sealed since the last Sync: no footer yet.
+	// sealed are the segments that no FinishSync has finished: no footer yet.
 	sealed []*writer
 	// trimmed are the segments that left the view and whose files remain.
 	trimmed []*segment
-	// dirty: the active segment has unsynced bytes.
-	dirty bool
 	// names counts the names that came into dir; the first namesSynced are durable.
 	names, namesSynced uint64
 	// synced is the active segment as of the last Sync, marked as of the last that
@@ -192,7 +191,7 @@ func Open(opts Options, st State) (*Log, error) {
 		segments = append(segments, newSegment(p, x))
 	}
 	activeSegment := newSegment(p, found.active)
-	l.active = &writer{segment: activeSegment, file: file}
+	l.active = &writer{segment: activeSegment, file: file, durable: st.ActivePosition}
 	l.view.Store(&view{segments: append(segments, activeSegment)})
 	l.logStart.Store(st.LogStart)
 	l.end.Store(st.End)

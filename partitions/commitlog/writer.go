@@ -8,19 +8,19 @@ import (
 )
 
 // writer is a segment with its file open for writing: the active one, or a
-// sealed one until Sync has finished it.
+// sealed one until FinishSync has finished it.
 type writer struct {
 	segment *segment
 	file    storage.File
 
+	// durable is how many bytes a FinishSync made durable, -1 for a file that none has
+	// synced. It belongs to the log's beside.
+	durable int64
+
 	// mu keeps the file open while the write-back goroutine works on it, and
 	// orders that goroutine's error before the check in sync.
 	mu     sync.Mutex
-	closed bool
-	// sealed: bytes, index files and footer are durable but for their names.
-	sealed bool
-	// named: sealed, and the names are durable too. It belongs to the log's mu.
-	named bool
+	closed bool // changes only under the log's beside as well
 	// forgotten is up to where the page cache was given up.
 	forgotten int64
 }
@@ -33,7 +33,7 @@ func createSegment(p *place, base int64) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	return &writer{segment: newSegment(p, newExtent(base)), file: f}, nil
+	return &writer{segment: newSegment(p, newExtent(base)), file: f, durable: -1}, nil
 }
 
 // openForAppend opens the .log of the segment at base at its end.
@@ -44,65 +44,6 @@ func openForAppend(p *place, base int64) (storage.File, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return f, nil
-}
-
-// sync makes the bytes of the .log durable.
-func (w *writer) sync(back *writeBack) error {
-	if err := storage.SyncData(w.file); err != nil {
-		return fmt.Errorf("sync %s: %w", w.segment.logPath, err)
-	}
-	// A write-back that is running may have been told of an error that the Sync
-	// above was then not told of again: the kernel reports each error once per
-	// open file. Wait for it, then ask it.
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return back.failure()
-}
-
-// finish makes a sealed segment durable as such: bytes, index files, footer.
-// Their names are durable after the caller's sync of the directory. A crash in
-// between leaves a footer that no marker speaks of; Open then treats the
-// segment as active and removes footer and index.
-func (w *writer) finish(back *writeBack) error {
-	if err := w.preSync(back, w.seal); err != nil {
-		return err
-	}
-	w.segment.dropIndex()
-	return w.close()
-}
-
-// seal writes what finish needs, once. mu is held.
-func (w *writer) seal() error {
-	if w.sealed {
-		return nil
-	}
-	if err := storage.SyncData(w.file); err != nil {
-		return err
-	}
-	s := w.segment
-	x := s.ext.Load()
-	if err := writeIndexes(s.place, x); err != nil {
-		return err
-	}
-	if err := storage.WriteFileSynced(s.fs, s.path(s.base, footerSuffix), x.encode()); err != nil {
-		return err
-	}
-	w.sealed = true
-	return nil
-}
-
-// preSync runs a sync of the file beside the writer or in his place. Its error is
-// noted before anybody else can sync: the kernel reports each error once per open
-// file, and a later sync that succeeds would prove nothing.
-func (w *writer) preSync(back *writeBack, sync func() error) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.closed {
-		if err := sync(); err != nil {
-			back.fail(fmt.Errorf("sync %s: %w", w.segment.logPath, err))
-		}
-	}
-	return back.failure()
 }
 
 // close closes the file once.

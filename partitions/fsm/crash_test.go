@@ -9,7 +9,8 @@ import (
 // TestCrashAtEveryOperationLosesNothingSynced lets a replica lose power at each
 // operation on its disk in turn, again while it recovers, and compares what
 // comes of it, once Raft has given the rest again, with a model and with a
-// replica that never crashed.
+// replica that never crashed. It applies entries before, between and after the
+// operations of its syncs.
 func TestCrashAtEveryOperationLosesNothingSynced(t *testing.T) {
 	for seed := range uint64(3) {
 		h := generate(rand.New(rand.NewPCG(seed, 1)), 80)
@@ -34,7 +35,7 @@ func runWithoutCrash(t *testing.T, h history, seed uint64) (files, int) {
 	if index != 0 {
 		t.Fatalf("a new replica opened at %d", index)
 	}
-	if _, err := h.feed(t, f, 0, len(h.entries), rand.New(rand.NewPCG(seed, 2))); err != nil {
+	if _, err := h.feedBeside(t, f, d, 0, len(h.entries), rand.New(rand.NewPCG(seed, 2))); err != nil {
 		t.Fatal(err)
 	}
 	if err := settle(f); err != nil {
@@ -101,7 +102,7 @@ func (h history) live(t *testing.T, d *disk, synced int, r *rand.Rand) (int, boo
 		t.Fatalf("opened at entry %d, which is before the sync at %d", at, synced)
 	}
 	h.modelAt(at).check(t, f)
-	now, err := h.feed(t, f, at, len(h.entries), r)
+	now, err := h.feedBeside(t, f, d, at, len(h.entries), r)
 	synced = max(synced, now)
 	if err == nil {
 		err = settle(f)

@@ -22,6 +22,12 @@ type disk struct {
 	mu sync.Mutex
 	// ops counts what changes the disk; from crashAt on everything fails.
 	ops, crashAt int
+	// beside runs once, before one of the next operations.
+	beside   func()
+	besideIn int
+
+	// running is held while beside runs.
+	running sync.Mutex
 }
 
 const neverCrash = 1 << 30
@@ -34,6 +40,9 @@ func newDisk(crashAt int) *disk {
 
 // MaybeError implements vfs.Injector.
 func (d *disk) MaybeError(op vfs.Op) error {
+	if op != vfs.OpRead {
+		d.runBeside()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if op != vfs.OpRead {
@@ -43,6 +52,35 @@ func (d *disk) MaybeError(op vfs.Op) error {
 		return vfs.ErrInjected
 	}
 	return nil
+}
+
+// arm has do run before the n-th operation from now on, by whoever does that;
+// disarm returns when it does not run and will not.
+func (d *disk) arm(n int, do func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.beside, d.besideIn = do, n
+}
+
+func (d *disk) disarm() {
+	d.arm(0, nil)
+	d.running.Lock()
+	defer d.running.Unlock()
+}
+
+func (d *disk) runBeside() {
+	d.mu.Lock()
+	d.besideIn--
+	do := d.beside
+	if do == nil || d.besideIn > 0 {
+		d.mu.Unlock()
+		return
+	}
+	d.beside = nil
+	d.running.Lock()
+	defer d.running.Unlock()
+	d.mu.Unlock()
+	do()
 }
 
 func (d *disk) crashed() bool {

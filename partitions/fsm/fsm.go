@@ -46,12 +46,14 @@ type Options struct {
 	// CheckpointBytes is passed to the commit log; 0 means its default.
 	CheckpointBytes int64
 	// SyncBytes bounds what a restart must replay: after that many bytes of
-	// commands since the marker, Update syncs. 0 means SyncBytesDefault.
+	// commands since the marker, Update syncs; after three quarters of it, and no
+	// sync, it begins one. 0 means SyncBytesDefault.
 	SyncBytes int64
 	// Unread is passed to the commit log; it may be nil.
 	Unread func() bool
-	// TimeSync runs every sync of the state, to measure it; nil: it just runs.
-	TimeSync func(sync func() error) error
+	// TimeSync runs what of every sync holds up Update, and TimeSave what makes the
+	// state durable, to measure them; nil: it just runs.
+	TimeSync, TimeSave func(do func() error) error
 	// Fetcher gets what a snapshot lists and does not carry; without one this
 	// replica cannot recover from a snapshot.
 	Fetcher Fetcher
@@ -107,10 +109,17 @@ type FSM struct {
 	lastAppendMs int64
 	// epochs is the history, oldest first; never changed in place.
 	epochs []EpochStart
-	// durable is what the marker says, and slots its file.
-	durable Marker
-	slots   *slots
-	// failed is the first storage error. After it nothing is written any more:
+	// generation is that of the log.
+	generation uint64
+	// syncing is what the last sync that was begun, or Open, was of.
+	syncing struct {
+		applied uint64
+		bytes   int64 // of commands
+	}
+	// slots is the marker's file; while saves run it is theirs.
+	slots *slots
+	saves saves
+	// failed is the first storage error: see failure. After it nothing is written any more:
 	// a second fsync after a failed one reports success for lost data.
 	failed error
 
@@ -136,9 +145,11 @@ type published struct {
 	applied       atomic.Uint64
 	durable       atomic.Uint64 // index of the durable marker
 	lastAppendMs  atomic.Int64
-	bytes         atomic.Int64 // of commands since the marker
-	epochs        atomic.Pointer[[]EpochStart]
-	config        atomic.Pointer[Config]
+	// bytes are those of commands since Open, durableBytes those of them that the
+	// marker covers.
+	bytes, durableBytes atomic.Int64
+	epochs              atomic.Pointer[[]EpochStart]
+	config              atomic.Pointer[Config]
 }
 
 var _ statemachine.IOnDiskStateMachine = (*FSM)(nil)
@@ -156,7 +167,10 @@ func New(o Options) *FSM {
 		o.Observer = noObserver{}
 	}
 	if o.TimeSync == nil {
-		o.TimeSync = func(sync func() error) error { return sync() }
+		o.TimeSync = untimed
+	}
+	if o.TimeSave == nil {
+		o.TimeSave = untimed
 	}
 	if o.SyncBytes <= 0 {
 		o.SyncBytes = SyncBytesDefault
@@ -169,9 +183,12 @@ func New(o Options) *FSM {
 		config:   Config{}.WithDefaults(),
 		table:    producerstate.New(producerstate.Limits{}),
 	}
+	f.saves.changed.L = &f.saves.mu
 	f.published.config.Store(new(f.config))
 	return f
 }
+
+func untimed(do func() error) error { return do() }
 
 type noObserver struct{}
 
@@ -220,7 +237,10 @@ func (f *FSM) DurableIndex() uint64 { return f.published.durable.Load() }
 func (f *FSM) LastAppendMs() int64 { return f.published.lastAppendMs.Load() }
 
 // BytesSinceMarker returns how many bytes of commands a restart would replay.
-func (f *FSM) BytesSinceMarker() int64 { return f.published.bytes.Load() }
+func (f *FSM) BytesSinceMarker() int64 {
+	durable := f.published.durableBytes.Load() // first, for it follows the other one
+	return f.published.bytes.Load() - durable
+}
 
 // Config returns the replicated configuration.
 func (f *FSM) Config() Config { return *f.published.config.Load() }

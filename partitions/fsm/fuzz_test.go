@@ -42,7 +42,7 @@ func FuzzUpdate(f *testing.F) {
 		after := batchOf(epoch, 1, -1, 0)
 		for _, m := range []*machine{a, b} {
 			m.want(result{Appended, m.HighWatermark()}, after)
-			if err := m.Sync(); err != nil {
+			if err := settle(m.FSM); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path"
@@ -270,20 +271,9 @@ func (h history) position(index uint64) int {
 func (h history) feed(t *testing.T, f *FSM, from, to int, r *rand.Rand) (synced int, err error) {
 	t.Helper()
 	for from < to {
-		n := min(1+r.IntN(8), to-from)
-		round := slices.Clone(h.entries[from : from+n])
-		got, err := f.Update(round)
-		if err != nil {
+		if from, err = h.round(t, f, from, to, r); err != nil {
 			return synced, err
 		}
-		for i := range got {
-			if got[i].Result.Value != h.results[from+i] {
-				v, offset := DecodeResult(got[i].Result.Value)
-				want, wantOffset := DecodeResult(h.results[from+i])
-				t.Fatalf("entry %d: verdict %d offset %d, want %d %d", from+i, v, offset, want, wantOffset)
-			}
-		}
-		from += n
 		if r.IntN(4) == 0 {
 			if err := f.Sync(); err != nil {
 				return synced, err
@@ -292,6 +282,55 @@ func (h history) feed(t *testing.T, f *FSM, from, to int, r *rand.Rand) (synced 
 		}
 	}
 	return synced, nil
+}
+
+// round gives some entries of [from, to) to f and returns the next.
+func (h history) round(t *testing.T, f *FSM, from, to int, r *rand.Rand) (next int, err error) {
+	t.Helper()
+	n := min(1+r.IntN(8), to-from)
+	round := slices.Clone(h.entries[from : from+n])
+	got, err := f.Update(round)
+	if err != nil {
+		return from, err
+	}
+	for i := range got {
+		if got[i].Result.Value != h.results[from+i] {
+			v, offset := DecodeResult(got[i].Result.Value)
+			want, wantOffset := DecodeResult(h.results[from+i])
+			t.Errorf("entry %d: verdict %d offset %d, want %d %d", from+i, v, offset, want, wantOffset)
+		}
+	}
+	return from + n, nil
+}
+
+// feedBeside is feed on d, but for the Syncs: they are begun, and before one of the
+// operations on the disk that they take f gets two more rounds.
+func (h history) feedBeside(t *testing.T, f *FSM, d *disk, from, to int, r *rand.Rand) (synced int, err error) {
+	t.Helper()
+	for from < to && err == nil {
+		if from, err = h.round(t, f, from, to, r); err != nil || r.IntN(4) > 0 {
+			continue
+		}
+		at, index := from, f.AppliedIndex()
+		if err = f.StartSync(); err != nil {
+			break
+		}
+		// Nobody but who saves works on the disk: this goroutine waits.
+		d.arm(1+r.IntN(6), func() {
+			for range 2 {
+				if err == nil && from < to {
+					from, err = h.round(t, f, from, to, r)
+				}
+			}
+		})
+		saved := f.AwaitDurable(index)
+		d.disarm()
+		if saved == nil && f.DurableIndex() >= index {
+			synced = at
+		}
+		err = errors.Join(err, saved)
+	}
+	return synced, err
 }
 
 // check compares everything that f holds with the model.

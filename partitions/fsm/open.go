@@ -91,7 +91,10 @@ func (f *FSM) adopt(m Marker, table *producerstate.Table, epochs []EpochStart) {
 	f.table = table
 	f.tableMu.Unlock()
 	f.epochs = epochs
-	f.durable = m
+	f.generation = m.Generation
+	f.published.durable.Store(m.Applied)
+	f.published.durableBytes.Store(f.published.bytes.Load())
+	f.syncing.applied, f.syncing.bytes = m.Applied, f.published.bytes.Load()
 }
 
 // decodeTable reads the table of a record; empty is that of a new replica.
@@ -134,7 +137,7 @@ func (f *FSM) removeObsolete() error {
 		return err
 	}
 	for _, name := range names {
-		if f.durable.obsolete(name) {
+		if f.marker().obsolete(name) {
 			if err := f.fs.RemoveAll(f.fs.PathJoin(f.opts.Dir, name)); err != nil {
 				return err
 			}
@@ -150,9 +153,7 @@ func (f *FSM) publishAll() {
 	p := &f.published
 	p.config.Store(new(f.config))
 	p.applied.Store(f.applied)
-	p.durable.Store(f.durable.Applied)
 	p.lastAppendMs.Store(f.lastAppendMs)
-	p.bytes.Store(0)
 	p.log.Store(f.log)
 	p.epochs.Store(new(f.epochs))
 	p.highWatermark.Store(f.log.End())
@@ -166,8 +167,9 @@ func (f *FSM) Close() error {
 	f.setUnclaimed(nil)
 	var err error
 	if f.log != nil {
+		f.saves.drain()
 		// After a failure there is nothing to save and the failure is known.
-		if f.failed == nil {
+		if f.failure() == nil {
 			if err = f.Sync(); err == nil {
 				err = f.log.Checkpoint()
 			}

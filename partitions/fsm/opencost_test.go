@@ -39,8 +39,9 @@ func TestARestartReadsAndReplaysNoMoreThanItsBoundHoweverLargeTheLog(t *testing.
 		t.Run(name, func(t *testing.T) {
 			mem := vfs.NewMem()
 			var end, read atomic.Int64
+			var dead atomic.Bool
 			f, err := filled(t, storagetest.Wrap(mem, func(op storagetest.Op) (int, error) {
-				if c.noCheckpoint && end.Load() > c.bytes/2 && op.Kind == storagetest.Create && strings.Contains(op.Path, ".checkpoint") {
+				if dead.Load() || c.noCheckpoint && end.Load() > c.bytes/2 && op.Kind == storagetest.Create && strings.Contains(op.Path, ".checkpoint") {
 					return 0, errPowerGone
 				}
 				return 0, nil
@@ -49,6 +50,8 @@ func TestARestartReadsAndReplaysNoMoreThanItsBoundHoweverLargeTheLog(t *testing.
 				t.Fatal(err)
 			}
 			// The process dies: nothing more reaches the files.
+			dead.Store(true)
+			f.saves.drain()
 			if err := f.log.Close(); err != nil {
 				t.Fatal(err)
 			}

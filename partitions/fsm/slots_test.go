@@ -151,8 +151,8 @@ func TestABitInOneSlotOfTheMarkerIsNoLoss(t *testing.T) {
 		in[testDir+"/marker"][slot*slotBytesMin+40] ^= 1
 		again, index := in.disk(t, neverCrash).mustOpen(t)
 		h.modelAt(h.position(index)).check(t, again)
-		if whole := slot != f.slots.used; whole && index != f.durable.Applied || !whole && index >= f.durable.Applied {
-			t.Errorf("slot %d: opened at %d, the marker was at %d", slot, index, f.durable.Applied)
+		if whole := slot != f.slots.used; whole && index != f.DurableIndex() || !whole && index >= f.DurableIndex() {
+			t.Errorf("slot %d: opened at %d, the marker was at %d", slot, index, f.DurableIndex())
 		}
 	}
 }

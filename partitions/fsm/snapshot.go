@@ -83,8 +83,8 @@ func (s *snapshot) release() { s.log.Close() }
 // PrepareSnapshot notes the present state for SaveSnapshot: small state is
 // encoded, the log is pinned.
 func (f *FSM) PrepareSnapshot() (any, error) {
-	if f.failed != nil {
-		return nil, f.failed
+	if err := f.failure(); err != nil {
+		return nil, err
 	}
 	s := &snapshot{log: f.log.Pin(), state: f.encodeState(), applied: f.applied, appendMs: f.lastAppendMs}
 	var err error
@@ -213,8 +213,8 @@ type received struct {
 // state. A crash before that leaves the old state, and what was begun is removed by
 // Open, but for the staging; a crash after it leaves the new one.
 func (f *FSM) RecoverFromSnapshot(r io.Reader, stopc <-chan struct{}) error {
-	if f.failed != nil {
-		return f.failed
+	if err := f.failure(); err != nil {
+		return err
 	}
 	err := f.recoverFrom(&snapshotReader{r: r, stopc: stopc}, stopc)
 	if errors.Is(err, statemachine.ErrSnapshotStopped) {
@@ -231,9 +231,11 @@ func (f *FSM) recoverFrom(r io.Reader, stopc <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
+	// Nothing is saved beside from here on.
 	if err := f.Sync(); err != nil {
 		return err
 	}
+	f.saves.drain()
 	if f.opts.Fetcher == nil {
 		return errors.New("this replica was opened without a Fetcher")
 	}
@@ -300,7 +302,7 @@ func (f *FSM) readHead(r io.Reader) (received, error) {
 func (f *FSM) decodeHead(b []byte) (received, error) {
 	be := binary.BigEndian
 	got := received{sender: be.Uint64(b[24:]), lease: be.Uint64(b[32:]), marker: Marker{
-		ShardID: be.Uint64(b), ReplicaID: f.opts.ReplicaID, Generation: f.durable.Generation + 1,
+		ShardID: be.Uint64(b), ReplicaID: f.opts.ReplicaID, Generation: f.generation + 1,
 		Applied: be.Uint64(b[8:]), LastAppendMs: int64(be.Uint64(b[16:])),
 	}}
 	if got.marker.ShardID != f.opts.ShardID {

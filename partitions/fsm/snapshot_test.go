@@ -270,7 +270,7 @@ func TestASnapshotOfAnotherShardIsRefused(t *testing.T) {
 func TestABadSegmentIsNotSpread(t *testing.T) {
 	h := generate(rand.New(rand.NewPCG(11, 1)), 60)
 	f, d := h.sender(t, 60)
-	if err := f.Sync(); err != nil {
+	if err := settle(f); err != nil {
 		t.Fatal(err)
 	}
 	log, _ := f.Log()
@@ -365,6 +365,7 @@ func TestUpdateSyncsByItselfAfterSyncBytes(t *testing.T) {
 			t.Fatalf("%d bytes since the marker", m.BytesSinceMarker())
 		}
 	}
+	f.saves.drain() // the disk stands still while it is looked at
 	if _, index := d.restart(t, cutForgets, neverCrash, nil).mustOpen(t); index < 40 {
 		t.Errorf("opened at %d", index)
 	}

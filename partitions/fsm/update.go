@@ -38,8 +38,8 @@ type round struct {
 // error is a storage error or a broken promise of dragonboat; dragonboat then
 // ends the process, which is right: the state in memory is ahead of the disk.
 func (f *FSM) Update(entries []statemachine.Entry) ([]statemachine.Entry, error) {
-	if f.failed != nil {
-		return nil, f.failed
+	if err := f.failure(); err != nil {
+		return nil, err
 	}
 	f.round.next, f.round.logStart = f.log.End(), f.log.LogStart()
 	f.round.bytes, f.round.opened = 0, f.round.opened[:0]
@@ -52,12 +52,22 @@ func (f *FSM) Update(entries []statemachine.Entry) ([]statemachine.Entry, error)
 		return nil, f.fail(err)
 	}
 	f.publishRound()
-	if f.BytesSinceMarker() >= f.opts.SyncBytes {
-		if err := f.Sync(); err != nil {
-			return nil, err
-		}
+	if err := f.boundReplay(); err != nil {
+		return nil, err
 	}
 	return entries, nil
+}
+
+// boundReplay keeps what a restart would replay below Options.SyncBytes. Where nobody
+// else sees to it it begins in time, so that there is nothing to wait for as a rule.
+func (f *FSM) boundReplay() error {
+	if f.BytesSinceMarker() >= f.opts.SyncBytes {
+		return f.Sync()
+	}
+	if f.published.bytes.Load()-f.syncing.bytes >= f.opts.SyncBytes/4*3 {
+		return f.StartSync()
+	}
+	return nil
 }
 
 // applyEntry applies one entry. The index counts as applied whatever the entry
