@@ -81,6 +81,8 @@ func DecodeManifest(b []byte) (Manifest, error) {
 		return Manifest{}, errors.New("this is no manifest of a log")
 	case be.Uint16(b[4:]) != manifestVersion:
 		return Manifest{}, fmt.Errorf("manifest version %d is not known; use a newer release", be.Uint16(b[4:]))
+	case be.Uint16(b[6:]) != 0:
+		return Manifest{}, errors.New("the manifest says what is not known; use a newer release")
 	case be.Uint32(b[36:]) != crc32.Checksum(b[:36], castagnoli):
 		return Manifest{}, errors.New("the manifest's checksum is wrong")
 	}

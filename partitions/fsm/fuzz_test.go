@@ -107,7 +107,7 @@ func FuzzDecodeMarker(f *testing.F) {
 		if !ok || version != markerVersion {
 			return
 		}
-		if v, ok := decodeRecord(record); ok && !bytes.Equal(v.encode(slotBytesMin), b) {
+		if v, ok := decodeRecord(record); ok && !bytes.HasPrefix(v.encode(slotBytesMin), record) {
 			t.Fatal("decodes to a marker with another form")
 		}
 	})
