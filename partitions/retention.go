@@ -69,13 +69,14 @@ func (p *Partition) retain() (proposed []proposal) {
 // counts the append time, and only while this node's clock can be trusted.
 func (p *Partition) trimCommand(epoch int32) []byte {
 	c := p.Config()
-	if !p.options.ClockTrusted() {
+	nowMs := p.options.Clock().UnixMilli()
+	if !p.options.ClockTrusted() { // asked after the clock was read: see there
 		c.RetentionAge = 0
 	}
 	want := int64(-1)
 	err := p.withLog(func(log *commitlog.Log, end int64) error {
 		q := commitlog.RetentionQuery{
-			NowMs: p.options.Clock().UnixMilli(), MaxBytes: c.RetentionBytes, MaxAge: c.RetentionAge, End: end,
+			NowMs: nowMs, MaxBytes: c.RetentionBytes, MaxAge: c.RetentionAge, End: end,
 		}
 		if to := log.RetentionOffset(q); to > log.LogStart() {
 			want = to

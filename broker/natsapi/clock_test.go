@@ -13,24 +13,50 @@ import (
 func TestAClockFarFromMostOthersIsNotTrusted(t *testing.T) {
 	const near, ahead, behind = 59 * time.Second, 24 * time.Hour, -2 * time.Minute
 	for name, test := range map[string]struct {
-		others     skews
+		others     map[uint64]time.Duration // by how much they are ahead
 		want       bool
 		correction time.Duration
 	}{
-		"alone":                  {skews{}, true, 0},
-		"all near":               {skews{2: near, 3: -near}, true, 0},
-		"one of two is off":      {skews{2: near, 3: ahead}, true, 0},
-		"both others are away":   {skews{2: ahead, 3: ahead}, false, ahead},
-		"ahead and behind":       {skews{2: ahead, 3: behind}, false, ahead},
-		"the only other is away": {skews{2: behind}, false, behind},
-		"two of four":            {skews{2: ahead, 3: ahead, 4: near, 5: near}, true, 0},
-		"two of three":           {skews{2: ahead, 3: ahead + near, 4: near}, false, ahead},
+		"alone":                  {map[uint64]time.Duration{}, true, 0},
+		"all near":               {map[uint64]time.Duration{2: near, 3: -near}, true, 0},
+		"one of two is off":      {map[uint64]time.Duration{2: near, 3: ahead}, true, 0},
+		"both others are away":   {map[uint64]time.Duration{2: ahead, 3: ahead}, false, ahead},
+		"ahead and behind":       {map[uint64]time.Duration{2: ahead, 3: behind}, false, ahead},
+		"the only other is away": {map[uint64]time.Duration{2: behind}, false, behind},
+		"two of four":            {map[uint64]time.Duration{2: ahead, 3: ahead, 4: near, 5: near}, true, 0},
+		"two of three":           {map[uint64]time.Duration{2: ahead, 3: ahead + near, 4: near}, false, ahead},
 	} {
-		if got := test.others.correction(); got != test.correction {
+		now, others := moment{wall: time.Unix(1e9, 0), up: time.Hour}, clocks{}
+		for node, skew := range test.others {
+			others[node] = now.wall.Add(skew - now.up)
+		}
+		if got := others.correction(now); got != test.correction {
 			t.Errorf("%s: corrected by %v", name, got)
 		}
-		if got := test.others.trusted(); got != test.want {
+		if got := others.trusted(now); got != test.want {
 			t.Errorf("%s: trusted %t", name, got)
+		}
+	}
+}
+
+// TestAJumpOfTheOwnClockShowsBeforeTheOthersAreHeardAgain: retention would have
+// seconds in which a day's records are old.
+func TestAJumpOfTheOwnClockShowsBeforeTheOthersAreHeardAgain(t *testing.T) {
+	began := time.Unix(1e9, 0)
+	others := clocks{2: began.Add(time.Second), 3: began.Add(-time.Second)}
+	for up := range 3 {
+		now := moment{wall: began.Add(time.Duration(up) * time.Hour), up: time.Duration(up) * time.Hour}
+		if !others.trusted(now) {
+			t.Fatalf("after %d hours a clock that agrees is not trusted", up)
+		}
+		for _, jump := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
+			jumped := moment{wall: now.wall.Add(jump), up: now.up}
+			if others.trusted(jumped) {
+				t.Errorf("after a jump by %v the clock is trusted", jump)
+			}
+			if off := others.correction(jumped) + jump; off.Abs() > time.Second {
+				t.Errorf("after a jump by %v the cluster's time is %v away from the others'", jump, off)
+			}
 		}
 	}
 }

@@ -31,6 +31,7 @@ const (
 // then, after a loss, and when a node appears.
 type leaders struct {
 	s    *Server
+	born time.Time     // with the monotonic clock
 	kick chan struct{} // capacity 1: there is something to send
 	quit chan struct{}
 	wg   sync.WaitGroup
@@ -42,7 +43,7 @@ type leaders struct {
 	gained map[uint64]int32 // part of led that was not told yet
 	full   bool             // tell everything next
 	heard  map[uint64]time.Time
-	skews  skews
+	clocks clocks
 	gone   map[uint64]bool // node said that it leaves, and nothing since
 	leaves bool            // this node is stopping
 	// low holds the nodes below their disk reserve, this one among them.
@@ -54,9 +55,9 @@ type leaders struct {
 
 func newLeaders(s *Server) *leaders {
 	return &leaders{
-		s: s, kick: make(chan struct{}, 1), quit: make(chan struct{}),
+		s: s, born: time.Now(), kick: make(chan struct{}, 1), quit: make(chan struct{}),
 		led: make(map[uint64]int32), gained: make(map[uint64]int32), full: true,
-		heard: make(map[uint64]time.Time), skews: make(skews), gone: make(map[uint64]bool),
+		heard: make(map[uint64]time.Time), clocks: make(clocks), gone: make(map[uint64]bool),
 		low: make(map[uint64]bool),
 	}
 }
@@ -202,7 +203,7 @@ func (l *leaders) onBroadcast(m *nats.Msg) {
 	l.mu.Lock()
 	appeared := !b.Leaving && (l.gone[b.Node] || now.Sub(l.heard[b.Node]) > l.silence())
 	l.heard[b.Node], l.gone[b.Node] = now, b.Leaving
-	l.skews[b.Node] = time.UnixMilli(b.ClockMs).Sub(now)
+	l.clocks[b.Node] = time.UnixMilli(b.ClockMs).Add(-now.Sub(l.born))
 	l.full = l.full || appeared
 	l.setLow(b.Node, b.DiskLow && !b.Leaving)
 	l.mu.Unlock()
@@ -223,7 +224,7 @@ func (l *leaders) forgetSilent() {
 	for node, at := range l.heard {
 		if time.Since(at) > l.silence() {
 			delete(l.heard, node)
-			delete(l.skews, node)
+			delete(l.clocks, node)
 			delete(l.gone, node)
 			l.setLow(node, false) // what it could not take it does not get
 			gone = append(gone, node)
