@@ -69,8 +69,10 @@ func (p *Partition) retain() (proposed []proposal) {
 // counts the append time, and only while this node's clock can be trusted.
 func (p *Partition) trimCommand(epoch int32) []byte {
 	c := p.Config()
+	// Asked before and after: the clock may be set, wrong or right, just then.
+	trusted := p.options.ClockTrusted()
 	nowMs := p.options.Clock().UnixMilli()
-	if !p.options.ClockTrusted() { // asked after the clock was read: see there
+	if !trusted || !p.options.ClockTrusted() {
 		c.RetentionAge = 0
 	}
 	want := int64(-1)

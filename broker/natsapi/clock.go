@@ -76,8 +76,8 @@ func (s *Server) Now() time.Time {
 
 // ClockTrusted reports whether this node's clock agrees with those of the nodes
 // heard lately. While it does not, nothing may be removed for its age: a clock a
-// day ahead would let a day's records vanish. Who judges an age reads the clock
-// first and asks then, so that a jump between the two is noticed.
+// day ahead would let a day's records vanish. Who judges an age asks before and
+// after it reads the clock, so that a jump between is noticed.
 func (s *Server) ClockTrusted() bool {
 	s.leaders.mu.Lock()
 	defer s.leaders.mu.Unlock()

@@ -59,6 +59,8 @@ func (r *run) do(ctx context.Context, s step) (faults int, err error) {
 		return 1, r.fill(ctx, s, 0)
 	case swap:
 		return 4, r.swap(ctx, s)
+	case clockJump:
+		return 1, r.jump(ctx, s, n)
 	}
 	return 0, fmt.Errorf("no such fault: %s", s.kind)
 }

@@ -15,7 +15,7 @@ import (
 	"logbroker/internal/proof/testbed"
 )
 
-var all = testbed.Powers{Cuts: true, Disks: true, Trace: true}
+var all = testbed.Powers{Cuts: true, Disks: true, Trace: true, Clock: true}
 
 func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
 	t.Parallel()

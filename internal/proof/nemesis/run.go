@@ -47,6 +47,8 @@ type run struct {
 	cluster *testbed.Cluster
 	load    *testbed.Load
 	worst   time.Duration // without acks after a leader was killed
+	// clockRight is since when all clocks are right after one was not.
+	clockRight time.Time
 }
 
 // Run makes the legs that are missing and prints the final line.
@@ -71,7 +73,7 @@ func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
 	defer stalls.Stop()
 	cluster, err := testbed.New(ctx, testbed.Options{
 		Binary: o.Binary, Dir: leg.Dir, Powers: o.Powers, DiskBytes: diskBytes, Wrap: o.Wrap, Out: o.Out,
-		Storage: fmt.Sprintf("segment_bytes: 8MiB, min_free_bytes: %d", diskReserve),
+		Storage: fmt.Sprintf("segment_bytes: 1MiB, min_free_bytes: %d, retention_check_interval: %s", diskReserve, retentionEvery),
 	})
 	if err != nil {
 		return err
@@ -84,7 +86,7 @@ func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
 
 // harm runs the schedule for as long as the leg is, and judges.
 func (r *run) harm(ctx context.Context, o Options, leg *testbed.Leg, stalls *stall.Meter) error {
-	if err := r.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
+	if err := r.cluster.CreateTopic(ctx, topic, partitions, map[string]string{"retention_age": retentionAge.String()}); err != nil {
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{

@@ -40,6 +40,7 @@ const (
 	powerLoss   kind = "power-loss"
 	powerLosses kind = "power-loss-all"
 	swap        kind = "swap-minority"
+	clockJump   kind = "clock-jump"
 )
 
 func (s step) String() string {
@@ -77,6 +78,7 @@ func deck(p testbed.Powers) []kind {
 	add(p.Disks, 1, fullDisk)
 	add(p.Disks, 3, powerLoss)
 	add(p.Disks, 1, powerLosses)
+	add(p.Clock, 2, clockJump)
 	add(true, 1, swap)
 	return all
 }

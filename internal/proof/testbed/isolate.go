@@ -20,6 +20,7 @@ type Powers struct {
 	Cuts  bool // network namespaces: packets between nodes can be dropped
 	Disks bool // loop mounts: a full disk and a lost power supply
 	Trace bool // strace: slow and failing fsync
+	Clock bool // a process's wall clock can be set
 	// Missing says for each power that is not there why, for people.
 	Missing []string
 }
@@ -76,6 +77,7 @@ func Discover() Powers {
 	}
 	p.have(&p.Disks, "power loss and full disks", err)
 	p.have(&p.Trace, "slow and failing disks", run("strace", "-o", "/dev/null", "true"))
+	p.have(&p.Clock, "jumps of the clock", clocks())
 	return p
 }
 

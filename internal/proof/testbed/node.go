@@ -38,10 +38,11 @@ type Node struct {
 	// client, routes, raft and admin are the ports' addresses.
 	client, routes, raft, admin string
 	log                         *os.File
-	child                       *procs.Child // nil: it does not run
-	stopped                     bool         // by SIGSTOP
-	tracer                      *exec.Cmd    // of its syncs, nil for none
-	wrap                        []string     // command prefix
+	child                       *procs.Child  // nil: it does not run
+	stopped                     bool          // by SIGSTOP
+	clock                       time.Duration // by which its wall clock is off
+	tracer                      *exec.Cmd     // of its syncs, nil for none
+	wrap                        []string      // command prefix
 }
 
 // DataDir is where the node's data lies.
@@ -95,7 +96,7 @@ func (n *Node) Start() error {
 	if err != nil {
 		return err
 	}
-	n.child, n.stopped = child, false
+	n.child, n.stopped, n.clock = child, false, 0
 	return nil
 }
 
@@ -228,6 +229,11 @@ func (n *Node) heal() error {
 	n.endTrace()
 	if n.stopped {
 		if err := n.Resume(); err != nil {
+			return err
+		}
+	}
+	if n.clock != 0 && n.Running() {
+		if err := n.SetClock(0); err != nil {
 			return err
 		}
 	}
