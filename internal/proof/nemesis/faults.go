@@ -46,23 +46,32 @@ func (r *run) do(ctx context.Context, s step) (faults int, err error) {
 		return testbed.Nodes, r.rolling(ctx)
 	case killAll, powerLosses:
 		return testbed.Nodes, r.all(ctx, s)
-	case slowDisk:
-		if err := n.TraceSyncs("delay_enter=20000"); err != nil {
-			return 0, err
-		}
-		return 1, r.healAfter(ctx, s.hold)
-	case failedSync:
-		return 1, r.failedSync(ctx, s, n)
-	case lowDisk:
-		return 1, r.fill(ctx, s, diskReserve/2)
-	case fullDisk:
-		return 1, r.fill(ctx, s, 0)
 	case swap:
 		return 4, r.swap(ctx, s)
 	case clockJump:
 		return 1, r.jump(ctx, s, n)
+	case loseReplica:
+		return r.lose(ctx, s, n)
 	}
-	return 0, fmt.Errorf("no such fault: %s", s.kind)
+	return 1, r.harmDisk(ctx, s, n)
+}
+
+// harmDisk does what is harm to one node's disk only.
+func (r *run) harmDisk(ctx context.Context, s step, n *testbed.Node) error {
+	switch s.kind {
+	case slowDisk:
+		if err := n.TraceSyncs("delay_enter=20000"); err != nil {
+			return err
+		}
+		return r.healAfter(ctx, s.hold)
+	case failedSync:
+		return r.failedSync(ctx, s, n)
+	case lowDisk:
+		return r.fill(ctx, s, diskReserve/2)
+	case fullDisk:
+		return r.fill(ctx, s, 0)
+	}
+	return fmt.Errorf("no such fault: %s", s.kind)
 }
 
 func (r *run) healAfter(ctx context.Context, d time.Duration) error {

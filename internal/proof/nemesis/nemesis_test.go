@@ -73,7 +73,7 @@ func TestAShortRunLosesNothing(t *testing.T) {
 		Duration: time.Second, LegMax: time.Minute, Rate: 2000, Out: &out,
 	})
 	t.Logf("%s", out.String())
-	last := regexp.MustCompile(`\nfaults=[1-9]\d* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 .* seed=1 commit=test reads=[1-9]\d* misread=0\n$`)
+	last := regexp.MustCompile(`\nfaults=[1-9]\d* acked=[1-9]\d* unknown=\d+ lost=0 duplicated=0 reordered=0 diverged=0 .* seed=1 commit=test reads=[1-9]\d* misread=0 replaced=0\n$`)
 	if err != nil || !last.MatchString(out.String()) {
 		t.Error(err)
 	}

@@ -47,6 +47,8 @@ type run struct {
 	cluster *testbed.Cluster
 	load    *testbed.Load
 	worst   time.Duration // without acks after a leader was killed
+	// replaced counts the replicas that were replaced under new ids.
+	replaced int
 	// clockRight is since when all clocks are right after one was not.
 	clockRight time.Time
 }
@@ -80,7 +82,7 @@ func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
 	}
 	r := &run{powers: o.Powers, cluster: cluster}
 	err = r.harm(ctx, o, leg, stalls)
-	leg.Worst = r.worst
+	leg.Worst, leg.Replaced = r.worst, r.replaced
 	return errors.Join(err, cluster.Close())
 }
 

@@ -41,6 +41,7 @@ const (
 	powerLosses kind = "power-loss-all"
 	swap        kind = "swap-minority"
 	clockJump   kind = "clock-jump"
+	loseReplica kind = "lose-replica"
 )
 
 func (s step) String() string {
@@ -79,6 +80,7 @@ func deck(p testbed.Powers) []kind {
 	add(p.Disks, 3, powerLoss)
 	add(p.Disks, 1, powerLosses)
 	add(p.Clock, 2, clockJump)
+	add(true, 2, loseReplica)
 	add(true, 1, swap)
 	return all
 }

@@ -209,6 +209,17 @@ func (c *Cluster) TopicID(ctx context.Context, name string) (uint64, error) {
 	return meta.ID, nil
 }
 
+// Shard returns the Raft shard of a partition.
+func (c *Cluster) Shard(ctx context.Context, topic string, partition int32) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	shown, err := c.admin.Admin().ShowRaft(ctx, protocol.RaftShowRequest{Topic: topic, Partition: partition})
+	if err != nil {
+		return 0, err
+	}
+	return shown.Shard, nil
+}
+
 // Leaders returns the node that leads each partition of a topic, 0 for none.
 func (c *Cluster) Leaders(ctx context.Context, topic string) ([]int, error) {
 	ctx, cancel := context.WithTimeout(ctx, askMax)

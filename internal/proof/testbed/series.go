@@ -29,6 +29,8 @@ type Leg struct {
 	Repairs int           `json:"repairs"` // nodes that somebody would have had to mend
 	Worst   time.Duration `json:"worst"`   // without acks after a leader was killed
 	Commit  string        `json:"commit"`
+	// Replaced are the replicas that were replaced under new ids.
+	Replaced int `json:"replaced"`
 	// Figures are what else was measured.
 	Figures map[string]float64 `json:"figures,omitempty"`
 
@@ -161,6 +163,7 @@ func (s *Series) Total() Leg {
 	for _, l := range s.Legs {
 		all.Add(l.Tally)
 		all.Amount, all.Faults, all.Repairs, all.Worst = all.Amount+l.Amount, all.Faults+l.Faults, all.Repairs+l.Repairs, max(all.Worst, l.Worst)
+		all.Replaced += l.Replaced
 	}
 	return all
 }
