@@ -3,7 +3,7 @@ export GOTOOLCHAIN := local
 GO ?= go
 TOOL = $(GO) tool -modfile=tools/go.mod
 
-.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken overload powerloss powerloss-memory damage proof-binaries failures restart-time sync-time fuzz
+.PHONY: all build vet lint arch test test-peers race tidy check bench bench-compare bench-report bin/bench microbench speed groups-scale groups-history nemesis nemesis-broken overload powerloss powerloss-memory damage proof-binaries failures restart-time sync-time catchup fuzz
 
 all: check
 
@@ -162,6 +162,13 @@ nemesis-broken:
 SIZE ?= 10GiB
 restart-time:
 	$(GO) test -run=NONE -bench=Restart -benchtime=3x -timeout 30m ./internal/e2e -args -restart.size=$(SIZE)
+
+# A follower that missed SIZE of a partition comes back while a producer goes on at a
+# steady rate: what it lacked and fetched, and what the producer had acked before, with
+# three complete replicas, and meanwhile. It needs fifteen times SIZE of disk.
+catchup: SIZE = 2GiB
+catchup:
+	$(GO) test -run=NONE -bench=CatchUp -benchtime=1x -timeout 30m ./internal/e2e -args -catchup.size=$(SIZE)
 
 # For how long the syncs of partitions' state hold up their applying while three nodes
 # take records at full speed, BYTES of them, in three rounds, and how long the disk

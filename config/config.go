@@ -49,7 +49,7 @@ type Storage struct {
 	RetentionCheckInterval time.Duration `mapstructure:"retention_check_interval" doc:"How often retention is looked at."`
 	ScrubInterval          time.Duration `mapstructure:"scrub_interval" doc:"How often everything stored is read again to find damage; 0s never."`
 	ScrubBytesPerSecond    ByteSize      `mapstructure:"scrub_bytes_per_second" doc:"How fast it is read; 0 as fast as the disk."`
-	CatchUpBytesPerSecond  ByteSize      `mapstructure:"catch_up_bytes_per_second" doc:"How fast replicas that lack segments are given them, and fetch them; 0 as fast as can be, else at least 1MiB."`
+	CatchUpBytesPerSecond  ByteSize      `mapstructure:"catch_up_bytes_per_second" doc:"How fast replicas that lack segments are given them, and fetch them; 0 as fast as can be, else at least 1MiB. Where more is appended than that, they stay behind."`
 }
 
 // Client is the client port.
