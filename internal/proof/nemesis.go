@@ -59,10 +59,12 @@ func commit(cmd *cobra.Command) string {
 func newNemesis() *cobra.Command {
 	var s shared
 	var o nemesis.Options
+	var proxy bool
 	cmd := &cobra.Command{
 		Use: "nemesis", Short: "Faults at random, one after the other", Args: cli.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Powers, o.Wrap = s.begin(cmd)
+			o.Powers.Proxy = o.Powers.Proxy || proxy
 			o.Binary, o.Dir, o.Seed, o.Out, o.Commit = s.binary, s.dir, s.seed, cmd.OutOrStdout(), commit(cmd)
 			return nemesis.Run(cmd.Context(), o)
 		},
@@ -74,6 +76,7 @@ func newNemesis() *cobra.Command {
 	f.StringVar(&o.State, "state", "", "file to go on from and to write after each leg")
 	f.IntVar(&o.Rate, "rate", 6000, "records a second")
 	f.DurationVar(&o.Patience, "delivery-timeout", 2*time.Minute, "of the patient producers; every second one gives up after 2 s")
+	f.BoolVar(&proxy, "proxy", false, "cut by a proxy, as where there are no network namespaces")
 	f.StringVar(&o.Only, "only", "", "this kind of fault and no other")
 	return cmd
 }

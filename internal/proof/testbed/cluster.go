@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"logbroker/internal/client"
@@ -48,17 +50,22 @@ type Cluster struct {
 
 	options Options
 	network *network
-	admin   *client.Client
-	began   time.Time
+	// pids are the nodes' last processes; the proxy's goroutines read them.
+	pids  [Nodes]atomic.Int64
+	admin *client.Client
+	began time.Time
 }
 
 // New makes and starts a cluster and returns once it is ready.
 func New(ctx context.Context, o Options) (*Cluster, error) {
-	network, err := newNetwork(Nodes, o.Powers.Cuts)
+	network, err := newNetwork(Nodes, o.Powers)
 	if err != nil {
 		return nil, fmt.Errorf("the network: %w", err)
 	}
 	c := &Cluster{options: o, network: network, began: time.Now()}
+	if o.Powers.Proxy {
+		network.proxy = newProxy(c.ownerOf)
+	}
 	for id := 1; id <= Nodes; id++ {
 		n, err := c.newNode(id)
 		if err != nil {
@@ -74,7 +81,7 @@ func New(ctx context.Context, o Options) (*Cluster, error) {
 
 func (c *Cluster) newNode(id int) (*Node, error) {
 	o := c.options
-	n := &Node{ID: id, cluster: c, wrap: o.Wrap, dir: filepath.Join(o.Dir, fmt.Sprintf("node-%d", id))}
+	n := &Node{ID: id, cluster: c, pid: &c.pids[id-1], wrap: o.Wrap, dir: filepath.Join(o.Dir, fmt.Sprintf("node-%d", id))}
 	n.config, n.ready = n.dir+".yaml", n.dir+".ready.json"
 	if o.Powers.Disks {
 		d, err := newDisk(o.Dir, id, o.DiskBytes)
@@ -89,7 +96,26 @@ func (c *Cluster) newNode(id int) (*Node, error) {
 		return nil, err
 	}
 	n.log = log
-	return n, n.addresses(c.network.host(id), o.Powers.Cuts)
+	if err := n.addresses(c.network.host(id), c.network.apart); err != nil {
+		return nil, err
+	}
+	if c.network.proxy == nil {
+		return n, nil
+	}
+	var errs []error
+	for _, addr := range []string{n.client, n.routes, n.raft} {
+		errs = append(errs, c.network.proxy.front(id, n.told(addr), addr))
+	}
+	return n, errors.Join(errs...)
+}
+
+// ownerOf returns the node that has made a connection, 0 for a client.
+func (c *Cluster) ownerOf(conn net.Conn) int {
+	pids := make([]int, Nodes)
+	for i := range pids {
+		pids[i] = int(c.pids[i].Load())
+	}
+	return 1 + ownerOf(conn, pids)
 }
 
 // limit bounds a node's process, or says why it cannot. A disk that cannot be
@@ -128,7 +154,7 @@ func (c *Cluster) FreeDisks() error {
 func (c *Cluster) start(ctx context.Context) error {
 	founders := []string{}
 	for _, n := range c.Nodes {
-		founders = append(founders, n.raft)
+		founders = append(founders, n.told(n.raft))
 	}
 	more := ""
 	if c.options.Storage != "" {
@@ -385,6 +411,7 @@ func (c *Cluster) Close() error {
 			errs = append(errs, n.disk.close())
 		}
 	}
+	errs = append(errs, c.network.close())
 	return errors.Join(errs...)
 }
 

@@ -17,7 +17,8 @@ const insideEnv = "LOGBROKER_PROOF_INSIDE"
 
 // Powers is what this process may do to nodes beside signals.
 type Powers struct {
-	Cuts  bool // network namespaces: packets between nodes can be dropped
+	Cuts  bool // what nodes send each other can be dropped, by network namespaces
+	Proxy bool // or held back, by a proxy
 	Disks bool // loop mounts: a full disk and a lost power supply
 	Trace bool // strace: slow and failing fsync
 	Clock bool // a process's wall clock can be set
@@ -71,7 +72,9 @@ func Discover() Powers {
 	} else {
 		err = prepareNamespaces()
 	}
-	p.have(&p.Cuts, "cuts of the network", errors.Join(err, run("ip", "-V"), run("nsenter", "-V")))
+	p.have(&p.Cuts, "cuts by network namespaces, a proxy cuts instead", errors.Join(err, run("ip", "-V"), run("nsenter", "-V")))
+	p.Proxy = !p.Cuts
+	p.Cuts = true
 	if err == nil {
 		err = loopDevices()
 	}

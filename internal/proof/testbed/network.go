@@ -10,16 +10,18 @@ import (
 // network gives every node a host. Where it has namespaces, a node's only way to
 // the others and to the clients leads over a link of its own to this process's
 // namespace, which routes, so that packets of one direction between two nodes
-// can be dropped there, silently as a dead switch does.
+// can be dropped there, silently as a dead switch does. Else a proxy may stand
+// between them.
 type network struct {
 	apart bool
+	proxy *proxy       // nil for none
 	rules map[int]bool // priorities of the rules that drop
 	down  map[int]bool // nodes whose link is down
 }
 
-func newNetwork(nodes int, apart bool) (*network, error) {
-	w := &network{apart: apart, rules: map[int]bool{}, down: map[int]bool{}}
-	if !apart {
+func newNetwork(nodes int, p Powers) (*network, error) {
+	w := &network{apart: p.Cuts && !p.Proxy, rules: map[int]bool{}, down: map[int]bool{}}
+	if !w.apart {
 		return w, nil
 	}
 	for id := 1; id <= nodes; id++ {
@@ -58,10 +60,21 @@ func (w *network) router(id int) string    { return fmt.Sprintf("10.98.%d.1", id
 
 // host is what a node listens on.
 func (w *network) host(id int) string {
-	if !w.apart {
+	switch {
+	case w.proxy != nil:
+		return fmt.Sprintf("127.0.98.%d", id)
+	case !w.apart:
 		return "127.0.0.1"
 	}
 	return fmt.Sprintf("10.98.%d.2", id)
+}
+
+// told is the host that others are told of a node.
+func (w *network) told(id int) string {
+	if w.proxy != nil {
+		return fmt.Sprintf("127.0.99.%d", id)
+	}
+	return w.host(id)
 }
 
 // enter is the command prefix that runs a program on a node's side.
@@ -74,6 +87,9 @@ func (w *network) enter(id int) []string {
 
 // cut drops what one node sends to another one from now on.
 func (w *network) cut(from, to int) error {
+	if w.proxy != nil {
+		w.proxy.cut(from, to)
+	}
 	priority := 100 + 10*from + to
 	if !w.apart || w.rules[priority] {
 		return nil
@@ -84,6 +100,12 @@ func (w *network) cut(from, to int) error {
 
 // unplug takes a node's link down: neither nodes nor clients reach it.
 func (w *network) unplug(id int) error {
+	if w.proxy != nil {
+		for other := range Nodes + 1 {
+			w.proxy.cut(id, other)
+			w.proxy.cut(other, id)
+		}
+	}
 	if !w.apart {
 		return nil
 	}
@@ -94,6 +116,9 @@ func (w *network) unplug(id int) error {
 // heal ends all cuts.
 func (w *network) heal() error {
 	var errs []error
+	if w.proxy != nil {
+		w.proxy.heal()
+	}
 	for priority := range w.rules {
 		errs = append(errs, run("ip", "rule", "del", "priority", strconv.Itoa(priority)))
 	}
@@ -103,4 +128,12 @@ func (w *network) heal() error {
 	clear(w.rules)
 	clear(w.down)
 	return errors.Join(errs...)
+}
+
+// close ends the proxy.
+func (w *network) close() error {
+	if w.proxy == nil {
+		return nil
+	}
+	return w.proxy.close()
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,6 +40,7 @@ type Node struct {
 	client, routes, raft, admin string
 	log                         *os.File
 	child                       *procs.Child  // nil: it does not run
+	pid                         *atomic.Int64 // its last process
 	stopped                     bool          // by SIGSTOP
 	clock                       time.Duration // by which its wall clock is off
 	tracer                      *exec.Cmd     // of its syncs, nil for none
@@ -49,17 +51,23 @@ type Node struct {
 func (n *Node) DataDir() string { return n.dir }
 
 // URL is where clients find it.
-func (n *Node) URL() string { return "nats://" + n.client }
+func (n *Node) URL() string { return "nats://" + n.told(n.client) }
+
+// told is one of its addresses as others are told it.
+func (n *Node) told(addr string) string {
+	_, port, _ := net.SplitHostPort(addr) // of addresses that addresses made
+	return net.JoinHostPort(n.cluster.network.told(n.ID), port)
+}
 
 func (n *Node) configure(founders []string, more string) error {
-	text := fmt.Sprintf(`cluster: {name: proof, node_id: %d, founders: [%s]}
+	text := fmt.Sprintf(`cluster: {name: proof, node_id: %d, founders: [%s], advertise_host: %q}
 insecure: true
 storage: {data_dir: %q%s}
 client: {listen: %q}
 nats_cluster: {listen: %q}
 raft: {listen: %q}
 http: {listen: %q}
-`, n.ID, strings.Join(founders, ", "), n.dir, more, n.client, n.routes, n.raft, n.admin)
+`, n.ID, strings.Join(founders, ", "), n.cluster.network.told(n.ID), n.dir, more, n.client, n.routes, n.raft, n.admin)
 	return os.WriteFile(n.config, []byte(text), 0o600)
 }
 
@@ -97,6 +105,7 @@ func (n *Node) Start() error {
 		return err
 	}
 	n.child, n.stopped, n.clock = child, false, 0
+	n.pid.Store(int64(child.PID()))
 	return nil
 }
 
