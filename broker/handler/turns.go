@@ -21,7 +21,7 @@ const (
 // turns are what all catch-up reads of a node share while there is something to
 // produce. One alone pauses between two replies, which leaves the machine to the
 // producers; a thousand that pause each for itself leave nothing. So replies take
-// turns: at most one in (giveWayFactor+1) × what a reply takes, for each
+// turns: at most one in (giveWayFactor+1) × what a reply takes, or in max, for each
 // processor, however many read.
 //
 // A reader for which there is no turn within turnWaitMax is told that its reply
@@ -62,7 +62,8 @@ func (t *turns) book(now time.Time) (wait time.Duration, ok bool) {
 	if wait > turnWaitMax {
 		return turnWaitMax, false
 	}
-	space := t.cost + min(giveWayFactor*t.cost, t.max)
+	// Where the machine is short of time a reply takes long whatever is read.
+	space := min((giveWayFactor+1)*t.cost, t.max)
 	t.next = t.next.Add(space / time.Duration(t.processors))
 	return wait, true
 }

@@ -70,6 +70,21 @@ func TestReadersFromFarBehindShareWhatProducersLeave(t *testing.T) {
 	}
 }
 
+// TestTurnsComeHoweverLongAReplyTakes: on a machine that is short of time a reply
+// takes long whoever reads, and readers must not come to a stop by it.
+func TestTurnsComeHoweverLongAReplyTakes(t *testing.T) {
+	turns := newTurns(20 * time.Millisecond)
+	turns.processors = 1
+	for range 100 {
+		turns.took(time.Minute)
+	}
+	for n := range 50 {
+		if wait, ok := turns.book(time.Unix(0, 0)); !ok || wait != time.Duration(n)*20*time.Millisecond {
+			t.Fatalf("turn %d: in %s, %v", n, wait, ok)
+		}
+	}
+}
+
 // TestAReaderThatDoesNotReadIsNotServedForEver: where there are more readers than
 // turns, one that asks no more gets no more; else a crowd of them would hold all
 // the turns, and in memory all that they asked for.
