@@ -72,17 +72,18 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	if err != nil {
 		return tally, err
 	}
+	var reading error // told beside what is judged: acked records may be why
 	if l.readers != nil {
-		if err := l.readers.finish(settling); err != nil {
-			return tally, err
-		}
+		draining, cancel := context.WithTimeout(ctx, ReadyMax)
+		defer cancel()
+		reading = l.readers.finish(draining)
 	}
 	if err := c.Stop(); err != nil {
-		return tally, err
+		return tally, errors.Join(reading, err)
 	}
 	stored, err := drain(c, shards)
 	if err != nil {
-		return tally, err
+		return tally, errors.Join(reading, err)
 	}
 	report := l.Report(stored)
 	for _, f := range report.Faults {
@@ -91,7 +92,7 @@ func Judge(ctx context.Context, c *Cluster, l *Load, out io.Writer) (Tally, erro
 	tally = count(report)
 	tally.Failed = l.failed()
 	tally.P99 = l.latency(0.99)
-	return tally, nil
+	return tally, reading
 }
 
 // Report judges what was sent, and read, against what is stored, partition by
