@@ -30,9 +30,11 @@ const (
 	written = unix.IN_MODIFY
 )
 
-func (w *watch) add(dir string, events uint32) error {
-	if _, err := unix.InotifyAddWatch(w.fd, dir, events); err != nil {
-		return fmt.Errorf("watch %s: %w", dir, err)
+// add watches what is at path; a file that has been renamed or removed meanwhile,
+// as temporary ones are, says nothing.
+func (w *watch) add(path string, events uint32) error {
+	if _, err := unix.InotifyAddWatch(w.fd, path, events); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("watch %s: %w", path, err)
 	}
 	return nil
 }
