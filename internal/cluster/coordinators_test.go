@@ -229,8 +229,12 @@ func TestALaterNodeServesGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer only.Close()
-	list, err := only.Admin().ListGroups(within(t, waitTimeout))
-	if err != nil || len(list.Groups) != 1 || list.Groups[0].Members != 1 || len(list.Unreachable) != 0 {
+	var list *protocol.GroupListReply
+	c.WaitFor("every coordinator tells the later node in time", func() bool {
+		list, err = only.Admin().ListGroups(within(t, waitTimeout))
+		return err != nil || len(list.Unreachable) == 0
+	})
+	if err != nil || len(list.Groups) != 1 || list.Groups[0].Members != 1 {
 		t.Errorf("list through the later node: %+v, %v", list, err)
 	}
 	d, err := only.Admin().DescribeGroup(within(t, waitTimeout), "later")
