@@ -169,7 +169,8 @@ func (d *decoder) producer() *producer {
 	}
 	first := p.total - records
 	for _, s := range p.window {
-		if first < 0 || int64(s.sequence) != first%sequences {
+		// A build that stores retries again leaves gaps, and must come to be judged.
+		if remembers && (first < 0 || int64(s.sequence) != first%sequences) {
 			d.fail("sequences have a gap")
 			return nil
 		}
