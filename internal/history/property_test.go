@@ -311,7 +311,7 @@ func (d *defined) reads(found map[Verdict]bool) {
 			found[AboveCommit] = true
 		case !sent:
 			found[Phantom] = true
-		case !there && !(acked && d.lost(ok)):
+		case !there && (!acked || !d.lost(ok)):
 			found[AboveCommit] = true
 		case there && stored.Message != e.Message:
 			found[TwoValues] = true
