@@ -51,9 +51,15 @@ type coordinator struct {
 	term, leader uint64
 	changedAt    time.Time
 	led          bool // it served until changedAt
-	serving      bool
-	epoch        int32 // while serving
-	released     bool  // no heartbeat is held any more
+	// leaderChanged is closed and replaced whenever term or leader changes.
+	leaderChanged chan struct{}
+	serving       bool
+	epoch         int32 // while serving
+	// epochOver is closed and replaced whenever an epoch is opened here or comes
+	// with a snapshot. Who takes it while serving has that of epoch: serving ends
+	// before it is closed.
+	epochOver chan struct{}
+	released  bool // no heartbeat is held any more
 	// awake is the time this process has been awake and serving: it does not
 	// count pauses, so a process that was stopped does not find every session
 	// expired. lastTick is when it was last moved on.
@@ -75,6 +81,7 @@ func newCoordinator(o *Options, shard, replica uint64) *coordinator {
 		ctx: ctx, cancel: cancel,
 		options: o, shard: shard, replica: replica, logger: o.Logger.With(slog.Uint64("shard", shard)),
 		wake: make(chan struct{}, 1), queue: newQueue(),
+		leaderChanged: make(chan struct{}), epochOver: make(chan struct{}),
 	}
 	c.machine = newMachine(c.epochOpened)
 	c.forget()

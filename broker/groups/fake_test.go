@@ -27,21 +27,61 @@ type fakeRaft struct {
 	index   uint64
 	entries []entry
 	// delay is how long a proposal takes, refuse why none is taken, lose makes
-	// them end as unknown.
+	// them end as unknown. Those proposed under hold wait for land.
 	delay  time.Duration
 	refuse error
 	lose   bool
+	hold   bool
+	onHold []heldProposal
 	// unread makes ReadIndex fail.
 	unread error
 }
 
-func (r *fakeRaft) Propose(_ uint64, cmd []byte, _ time.Duration) (func() (raftnode.Result, error), error) {
+// heldProposal is a command that has not come to a log that counts.
+type heldProposal struct {
+	cmd     []byte
+	outcome chan raftnode.Result // capacity 1
+}
+
+func (p heldProposal) wait(timeout time.Duration) WaitOr {
+	return func(giveUp <-chan struct{}, grace time.Duration) (raftnode.Result, error) {
+		late := time.After(timeout)
+		for {
+			select {
+			case r := <-p.outcome:
+				return r, nil
+			case <-giveUp:
+				giveUp, late = nil, time.After(grace)
+			case <-late:
+				return raftnode.Result{}, raftnode.ErrGivenUp
+			}
+		}
+	}
+}
+
+// land applies what is on hold.
+func (r *fakeRaft) land() {
+	r.mu.Lock()
+	held := r.onHold
+	r.onHold = nil
+	r.mu.Unlock()
+	for _, p := range held {
+		p.outcome <- r.apply(p.cmd)
+	}
+}
+
+func (r *fakeRaft) Propose(_ uint64, cmd []byte, timeout time.Duration) (WaitOr, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.refuse != nil {
 		return nil, r.refuse
 	}
-	return func() (raftnode.Result, error) {
+	if r.hold {
+		p := heldProposal{cmd, make(chan raftnode.Result, 1)}
+		r.onHold = append(r.onHold, p)
+		return p.wait(timeout), nil
+	}
+	return func(<-chan struct{}, time.Duration) (raftnode.Result, error) {
 		if r.delay > 0 {
 			<-time.After(r.delay)
 		}

@@ -22,24 +22,28 @@ const FirstShard = 2
 
 // Raft is what coordinators need of the Raft layer; NodeRaft has it.
 type Raft interface {
-	// Propose queues cmd where the local replica leads and returns a function
-	// that waits for the outcome. An error wraps raftnode.ErrRefused.
-	Propose(shard uint64, cmd []byte, timeout time.Duration) (wait func() (raftnode.Result, error), err error)
+	// Propose queues cmd where the local replica leads and returns what waits for
+	// the outcome. An error wraps raftnode.ErrRefused.
+	Propose(shard uint64, cmd []byte, timeout time.Duration) (WaitOr, error)
 	// ReadIndex returns once the local replica has applied all that was
 	// acknowledged before the call.
 	ReadIndex(ctx context.Context, shard uint64) error
 }
 
+// WaitOr is raftnode.Proposal.WaitOr: it waits for an outcome, or until giveUp is
+// closed and grace has gone by since.
+type WaitOr func(giveUp <-chan struct{}, grace time.Duration) (raftnode.Result, error)
+
 // NodeRaft makes Raft of a raftnode.Node.
 type NodeRaft struct{ Node *raftnode.Node }
 
 // Propose is Raft's.
-func (r NodeRaft) Propose(shard uint64, cmd []byte, timeout time.Duration) (func() (raftnode.Result, error), error) {
+func (r NodeRaft) Propose(shard uint64, cmd []byte, timeout time.Duration) (WaitOr, error) {
 	p, err := r.Node.Propose(shard, cmd, timeout)
 	if err != nil {
 		return nil, err
 	}
-	return p.Wait, nil
+	return p.WaitOr, nil
 }
 
 // ReadIndex is Raft's. It gives up soon where there is no majority.

@@ -68,7 +68,7 @@ func (c *coordinator) tell(told Coordination) Coordination {
 // woken.
 func (c *coordinator) step() time.Duration {
 	c.mu.Lock()
-	term, leading, serving := c.term, c.leader == c.replica, c.serving
+	term, leading, serving, changed := c.term, c.leader == c.replica, c.serving, c.leaderChanged
 	c.mu.Unlock()
 	switch {
 	case !leading:
@@ -78,7 +78,7 @@ func (c *coordinator) step() time.Duration {
 		c.assignDirty()
 		return tickInterval
 	}
-	epoch, ok := c.openEpoch()
+	epoch, ok := c.openEpoch(changed)
 	if !ok || !c.catchUp() || !c.serve(term, epoch) {
 		return leadRetryAfter
 	}
@@ -93,14 +93,16 @@ func (c *coordinator) isServing() bool {
 }
 
 // openEpoch proposes the next epoch once, and reports whether it was applied as
-// ours.
-func (c *coordinator) openEpoch() (epoch int32, ok bool) {
+// ours. It waits no longer than the leadership lasts for which it is opened, until
+// changed is closed. An entry that is applied later is like an old coordinator's:
+// the next round goes above it.
+func (c *coordinator) openEpoch(changed <-chan struct{}) (epoch int32, ok bool) {
 	current, _ := c.machine.current()
 	epoch = current + 1
 	wait, err := c.options.Raft.Propose(c.shard, encode(entry{Epoch: epoch, Replica: c.replica}), epochTimeout)
 	if err == nil {
 		var r raftnode.Result
-		if r, err = wait(); err == nil {
+		if r, err = wait(changed, 0); err == nil {
 			return epoch, r.Value == verdictOpened
 		}
 	}
@@ -170,6 +172,10 @@ func (c *coordinator) leaderEvent(e raftnode.LeaderEvent) {
 	if e.Leader != c.leader {
 		c.changedAt, c.led = time.Now(), c.serving || c.led && e.Leader != c.replica
 	}
+	if e.Term != c.term || e.Leader != c.leader {
+		close(c.leaderChanged)
+		c.leaderChanged = make(chan struct{})
+	}
 	c.term, c.leader = e.Term, e.Leader
 	c.mu.Unlock()
 	if lost {
@@ -187,6 +193,11 @@ func (c *coordinator) epochOpened(epoch int32, replica uint64) {
 		c.deposed("a late epoch entry of another coordinator was applied")
 		c.stir()
 	}
+	// Not before serving has ended: who is woken must not go on in the old epoch.
+	c.mu.Lock()
+	close(c.epochOver)
+	c.epochOver = make(chan struct{})
+	c.mu.Unlock()
 }
 
 // deposed ends serving: who waits is told, and soft state is dropped.

@@ -23,6 +23,9 @@ const (
 	// fullRetryAfter is what who meets a full queue is told to wait: a queue of
 	// small operations is worked off in about a second.
 	fullRetryAfter = 250 * time.Millisecond
+	// fencedGrace is for an entry that came behind the one that ended its epoch:
+	// that it was refused is told a moment later, and is better than unknown.
+	fencedGrace = 20 * time.Millisecond
 )
 
 // call is an operation that waits for its outcome. done is called once: by the
@@ -175,7 +178,7 @@ func (c *coordinator) proposeBatch(batch []*call) {
 
 func (c *coordinator) commitBatch(batch []*call) ([]outcome, error) {
 	c.mu.Lock()
-	serving, epoch, leader := c.serving, c.epoch, c.leader
+	serving, epoch, over, leader := c.serving, c.epoch, c.epochOver, c.leader
 	c.mu.Unlock()
 	if !serving {
 		return nil, errNotCoordinator(leader)
@@ -185,7 +188,7 @@ func (c *coordinator) commitBatch(batch []*call) ([]outcome, error) {
 		ops[i] = x.op
 	}
 	data := encodeWith(entry{Epoch: epoch, TimeMs: c.options.Clock().UnixMilli()}, ops)
-	r, err := c.throughRaft(data, c.options.ProposeTimeout)
+	r, err := c.throughRaft(data, over)
 	if err != nil {
 		return nil, err
 	}
@@ -197,11 +200,21 @@ func (c *coordinator) commitBatch(batch []*call) ([]outcome, error) {
 }
 
 // throughRaft proposes an entry and gives every failure the code for clients.
-func (c *coordinator) throughRaft(data []byte, timeout time.Duration) (raftnode.Result, error) {
-	wait, err := c.options.Raft.Propose(c.shard, data, timeout)
+//
+// What a coordinator that was cut off had under way may be in no log that counts,
+// and Raft tells that only when the time-out is over. By then it may coordinate
+// again, with new operations behind that entry. So the wait ends with the entry's
+// epoch, when over is closed: what is not applied by then will be refused. The end
+// of the leadership does not end it: the successor may find the entry in its log
+// and apply it before its epoch.
+//
+// Even so the outcome is unknown, not a refusal: this replica may have come to the
+// later epoch by a snapshot, which may hold what the entry did.
+func (c *coordinator) throughRaft(data []byte, over <-chan struct{}) (raftnode.Result, error) {
+	wait, err := c.options.Raft.Propose(c.shard, data, c.options.ProposeTimeout)
 	var r raftnode.Result
 	if err == nil {
-		r, err = wait()
+		r, err = wait(over, fencedGrace)
 	}
 	switch {
 	case errors.Is(err, raftnode.ErrUnknown):
