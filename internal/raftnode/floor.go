@@ -9,8 +9,9 @@ import (
 
 // AppliedFloor returns the applied index that the on-disk state machine of a
 // replica must have reached before the replica may be started: that of the last
-// snapshot it took of itself, up to which the Raft log may be gone. dragonboat
-// ends the process where the machine's Open returns less. 0 = no such snapshot.
+// snapshot it took of itself, or of a peer's that it has taken over, up to which the
+// Raft log may be gone. dragonboat ends the process where the machine's Open returns
+// less. 0 = no such snapshot.
 // Only for a replica that HasReplica knows.
 func (n *Node) AppliedFloor(shard, replica uint64) (uint64, error) {
 	if err := n.enter(); err != nil {
@@ -21,8 +22,15 @@ func (n *Node) AppliedFloor(shard, replica uint64) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("raftnode: read the snapshot record of shard %d replica %d: %w", shard, replica, err)
 	}
-	if !snapshot.Dummy {
-		return 0, nil // from a peer: it holds the data and is applied at the start
+	if snapshot.Dummy || snapshot.Index == 0 {
+		return snapshot.OnDiskIndex, nil
+	}
+	emptied, err := n.store.emptied(shard, replica, snapshot.Index)
+	if err != nil {
+		return 0, fmt.Errorf("raftnode: the snapshot of shard %d replica %d: %w", shard, replica, err)
+	}
+	if !emptied {
+		return 0, nil // it holds the data and is applied at the start
 	}
 	return snapshot.OnDiskIndex, nil
 }

@@ -29,6 +29,9 @@ const (
 	snapshotHeaderBytes = 1 << 10
 	snapshotBlockBytes  = 2 << 20
 	snapshotTailBytes   = 16
+	// snapshotSessionsBytes is the length of a list of sessions without any, with
+	// which every snapshot begins.
+	snapshotSessionsBytes = 16
 )
 
 // snapshotFlagFile is in a snapshot's directory from when it got its name until
@@ -59,14 +62,43 @@ func (s *logStore) checkSnapshots(shard, replica uint64, newest pb.Snapshot) err
 	if newest.Index == 0 || newest.Dummy || newest.Witness {
 		return nil
 	}
-	name := fmt.Sprintf("snapshot-%016X", newest.Index)
+	path, err := snapshotPath(dirs, newest.Index)
+	if err != nil {
+		return err
+	}
+	return snapshotFault(path, readSnapshotFile(s.files, path))
+}
+
+// snapshotPath returns where the file of the snapshot at index is. Error: a
+// *tanfiles.DamageError where there is none.
+func snapshotPath(dirs []string, index uint64) (string, error) {
+	name := fmt.Sprintf("snapshot-%016X", index)
 	for _, dir := range dirs {
 		if filepath.Base(dir) == name {
-			path := filepath.Join(dir, name+".gbsnap")
-			return snapshotFault(path, readSnapshotFile(s.files, path))
+			return filepath.Join(dir, name+".gbsnap"), nil
 		}
 	}
-	return &tanfiles.DamageError{File: name, Reason: "is gone"}
+	return "", &tanfiles.DamageError{File: name, Reason: "is gone"}
+}
+
+// emptied reports whether the data of a peer's snapshot for a state machine on disk
+// were thrown away, as dragonboat does when the machine has made them durable
+// (node.go: recover; internal/rsm: ShrinkSnapshot). Only the list of sessions is left
+// in its file then, which is empty.
+func (s *logStore) emptied(shard, replica, index uint64) (bool, error) {
+	dirs, err := s.snapshotDirs(shard, replica)
+	if err != nil {
+		return false, err
+	}
+	path, err := snapshotPath(dirs, index)
+	if err != nil {
+		return false, err
+	}
+	stat, err := s.files.Stat(path)
+	if err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return stat.Size() <= snapshotHeaderBytes+snapshotSessionsBytes+crc32.Size+snapshotTailBytes, nil
 }
 
 // snapshotDirs are the directories of a replica's snapshots.
