@@ -9,7 +9,6 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
@@ -56,7 +55,7 @@ func (s *logStore) checkSnapshots(shard, replica uint64, newest pb.Snapshot) err
 		case err == nil && !whole:
 			return &tanfiles.DamageError{File: flag, Reason: "has a wrong checksum"}
 		case err != nil && !storage.NotExist(err):
-			return snapshotFault(flag, err)
+			return tanfiles.Fault(flag, err)
 		}
 	}
 	if newest.Index == 0 || newest.Dummy || newest.Witness {
@@ -66,7 +65,7 @@ func (s *logStore) checkSnapshots(shard, replica uint64, newest pb.Snapshot) err
 	if err != nil {
 		return err
 	}
-	return snapshotFault(path, readSnapshotFile(s.files, path))
+	return tanfiles.Fault(path, readSnapshotFile(s.files, path))
 }
 
 // snapshotPath returns where the file of the snapshot at index is. Error: a
@@ -125,22 +124,6 @@ func (s *logStore) snapshotDirs(shard, replica uint64) (dirs []string, err error
 		}
 	}
 	return dirs, nil
-}
-
-// snapshotFault says whether err is damage.
-func snapshotFault(path string, err error) error {
-	var wrong *tanfiles.DamageError
-	switch {
-	case err == nil, errors.As(err, &wrong):
-		return err
-	case storage.NotExist(err):
-		return &tanfiles.DamageError{File: path, Reason: "is gone"}
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return &tanfiles.DamageError{File: path, Reason: "was cut short"}
-	case errors.Is(err, syscall.EIO):
-		return &tanfiles.DamageError{File: path, Reason: "cannot be read by the disk"}
-	}
-	return fmt.Errorf("check %s: %w", path, err)
 }
 
 // readSnapshotFile reads a snapshot's file to its end.

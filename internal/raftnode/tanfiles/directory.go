@@ -72,7 +72,7 @@ func (d *directory) open() (ok bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, d.fault(d.path, err)
+		return false, Fault(d.path, err)
 	}
 	written, err := d.written(names)
 	if err != nil {
@@ -112,7 +112,7 @@ func (d *directory) written(names []string) (out []uint64, err error) {
 		}
 		info, err := d.fs.Stat(d.file(name))
 		if err != nil {
-			return nil, d.fault(d.file(name), err)
+			return nil, Fault(d.file(name), err)
 		}
 		if info.Size() > 0 {
 			out = append(out, number)
@@ -169,7 +169,7 @@ func (d *directory) readIndexes(names []string) error {
 	d.indexed = map[uint64]*index{}
 	for i, number := range d.live {
 		if _, err := d.fs.Stat(d.log(number)); err != nil {
-			return d.fault(d.log(number), err)
+			return Fault(d.log(number), err)
 		}
 		if !slices.Contains(names, d.fs.PathBase(d.index(number))) {
 			if i == len(d.live)-1 {
@@ -234,7 +234,7 @@ func places(record []byte) (out []place, compactedTo uint64) {
 func (d *directory) eachRecord(path string, use func(record []byte) error) (err error) {
 	f, err := d.fs.Open(path)
 	if err != nil {
-		return d.fault(path, err)
+		return Fault(path, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	in := newRecords(f, 0)
@@ -244,7 +244,7 @@ func (d *directory) eachRecord(path string, use func(record []byte) error) (err 
 			return nil
 		}
 		if err != nil {
-			return d.fault(path, err)
+			return Fault(path, err)
 		}
 		if err := use(record); err != nil {
 			return err

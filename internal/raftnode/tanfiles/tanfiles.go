@@ -197,7 +197,7 @@ func (s *scan) each(number uint64, from int64, use func(u *pb.Update, at int64),
 	path := s.log(number)
 	f, err := s.fs.Open(path)
 	if err != nil {
-		return s.fault(path, err)
+		return Fault(path, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	in := newRecords(f, from)
@@ -209,7 +209,7 @@ func (s *scan) each(number uint64, from int64, use func(u *pb.Update, at int64),
 					return nil
 				}
 			}
-			return s.fault(path, err)
+			return Fault(path, err)
 		}
 		var u pb.Update
 		if err := u.Unmarshal(record); err != nil {
@@ -219,14 +219,19 @@ func (s *scan) each(number uint64, from int64, use func(u *pb.Update, at int64),
 	}
 }
 
-// fault says whether err is damage: what the disk cannot read, or does not have,
-// is.
-func (d *directory) fault(path string, err error) error {
+// Fault tells damage from a disk that could not be asked, by what reading the file
+// at path ended with: what the disk cannot read, or does not have, is damage. nil
+// and a *DamageError are returned as they are.
+func Fault(path string, err error) error {
 	switch {
+	case err == nil, errors.As(err, new(*DamageError)):
+		return err
 	case errors.Is(err, errSum), errors.Is(err, errTorn):
 		return damage(path, err.Error())
 	case notExist(err):
 		return damage(path, "is gone")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return damage(path, "was cut short")
 	case errors.Is(err, syscall.EIO):
 		return damage(path, "cannot be read by the disk")
 	}
