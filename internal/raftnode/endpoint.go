@@ -22,9 +22,6 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
-// keepAlive finds a silent peer in about 15 s where TCP alone takes hours.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 3 * time.Second, Count: 3}
-
 // HandshakeHandler answers one handshake. Its error reaches the peer as an
 // *errcode.Error.
 type HandshakeHandler func(ctx context.Context, request []byte) ([]byte, error)
@@ -334,56 +331,4 @@ func (e *Endpoint) serveHandshake(conn net.Conn) error {
 		cancel()
 	}
 	return writeFrame(conn, sealReply(reply, err))
-}
-
-// dial opens a connection of a kind to addr and sends the preamble.
-func (e *Endpoint) dial(ctx context.Context, addr string, kind byte) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	tuneConnection(conn)
-	if e.options.ClientTLS != nil {
-		if conn, err = secure(ctx, conn, addr, e.options.ClientTLS); err != nil {
-			return nil, err
-		}
-	}
-	if err := writeFrame(conn, append([]byte(preamble), kind)); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// secure runs the client side of TLS. The server's name is addr's host unless
-// the configuration names one.
-func secure(ctx context.Context, conn net.Conn, addr string, c *tls.Config) (net.Conn, error) {
-	if c.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			_ = conn.Close()
-			return nil, err
-		}
-		c = c.Clone()
-		c.ServerName = host
-	}
-	secured := tls.Client(conn, c)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return secured, nil
-}
-
-// tuneConnection sets what finds a dead peer soon. Nothing here is worth failing
-// a connection for. TCP_NODELAY is Go's default.
-func tuneConnection(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	_ = tcp.SetKeepAliveConfig(keepAlive)
-	limitUnacknowledged(tcp, writeTimeout)
 }

@@ -209,7 +209,7 @@ func BenchmarkMessages(b *testing.B) {
 		conn, err := net.Dial("tcp", listener.Addr().String())
 		if err == nil {
 			defer conn.Close()
-			c := &messageConnection{outgoing: &outgoing{conn: conn, gone: make(chan struct{})}}
+			c := &messageConnection{outgoing: &outgoing{conn: conn, gone: make(chan struct{})}, links: make(map[link]struct{})}
 			for i := 0; i < b.N && err == nil; i++ {
 				err = c.SendMessageBatch(batch)
 			}

@@ -12,8 +12,15 @@ const tcpUserTimeout = 18
 // limitUnacknowledged makes the kernel give up on a connection whose data stay
 // unacknowledged for d: keepalive does not run while data are under way, and
 // retransmission alone takes a quarter of an hour to notice a cut.
-func limitUnacknowledged(conn *net.TCPConn, d time.Duration) {
-	raw, err := conn.SyscallConn()
+func limitUnacknowledged(conn net.Conn, d time.Duration) {
+	if secured, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = secured.NetConn()
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return
 	}

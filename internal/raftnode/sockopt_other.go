@@ -8,4 +8,4 @@ import (
 )
 
 // limitUnacknowledged does nothing where the option does not exist.
-func limitUnacknowledged(*net.TCPConn, time.Duration) {}
+func limitUnacknowledged(net.Conn, time.Duration) {}

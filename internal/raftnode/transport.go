@@ -28,6 +28,7 @@ func (f *tcpFactory) Create(c config.NodeHostConfig, messages raftio.MessageHand
 		messages:   messages,
 		chunks:     chunks,
 		onSnapshot: f.options.OnSnapshot,
+		silenceMax: max(2*time.Duration(f.options.ElectionRTT)*f.options.RTT, silenceFloor),
 		inbound:    make(map[net.Conn]struct{}),
 	}
 	t.closing, t.cancel = context.WithCancel(context.Background())
@@ -52,6 +53,9 @@ type tcpTransport struct {
 	messages   raftio.MessageHandler
 	chunks     raftio.ChunkHandler
 	onSnapshot func(ctx context.Context, o SnapshotOffer) error // may be nil
+	// silenceMax is how long a peer may acknowledge nothing of a connection for
+	// messages before another one takes its place.
+	silenceMax time.Duration
 
 	closing context.Context // cancelled by Close
 	cancel  context.CancelFunc
@@ -192,7 +196,7 @@ func (t *tcpTransport) GetConnection(ctx context.Context, target string) (raftio
 	if err != nil {
 		return nil, err
 	}
-	return &messageConnection{outgoing: c, open: open}, nil
+	return &messageConnection{outgoing: c, open: open, tell: t.tellUnreachable, links: make(map[link]struct{})}, nil
 }
 
 // GetSnapshotConnection implements raftio.ITransport.
@@ -202,6 +206,23 @@ func (t *tcpTransport) GetSnapshotConnection(ctx context.Context, target string)
 		return nil, err
 	}
 	return &snapshotConnection{outgoing: c}, nil
+}
+
+// tellUnreachable tells the local leader of each link's shard that what it sent
+// over the link may not have arrived.
+//
+// dragonboat's own report of a broken connection names the sending replica
+// instead of the one that cannot be reached (internal/transport/transport.go:
+// processMessages), so leaders never heard of it: they went on to send each new
+// entry as if those before it had arrived.
+func (t *tcpTransport) tellUnreachable(links map[link]struct{}) {
+	news := pb.MessageBatch{DeploymentId: t.deployment, BinVer: raftio.TransportBinVersion}
+	for l := range links {
+		news.Requests = append(news.Requests, pb.Message{Type: pb.Unreachable, ShardID: l.shard, From: l.to, To: l.from})
+	}
+	if len(news.Requests) > 0 {
+		t.messages(news)
+	}
 }
 
 // outgoing is a connection that this node opened. One goroutine writes.
@@ -217,6 +238,9 @@ func (t *tcpTransport) open(ctx context.Context, target string, kind byte) (*out
 	conn, err := t.endpoint.dial(ctx, target, kind)
 	if err != nil {
 		return nil, err
+	}
+	if kind == kindMessages && t.silenceMax > 0 {
+		limitUnacknowledged(conn, t.silenceMax)
 	}
 	c := &outgoing{conn: conn, gone: make(chan struct{})}
 	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -270,36 +294,4 @@ func (c *outgoing) send(m pb.Marshaler, bodyMax int) error {
 	frame := (*buf)[:frameHeaderBytes+n]
 	sealFrame(frame)
 	return writeFrame(c.conn, frame)
-}
-
-// messageConnection sends message batches. Where the peer has closed, it opens
-// the connection anew before it gives up.
-//
-// dragonboat keeps several connections to a peer, and a failed send on any of
-// them keeps it from sending on all of them for up to a second. After a peer's
-// restart every one of the old connections would cost that second, one after
-// the other.
-type messageConnection struct {
-	*outgoing // replaced by the goroutine that sends
-	open      func() (*outgoing, error)
-	batches   batchWriter
-}
-
-// Close implements raftio.IConnection.
-func (c *messageConnection) Close() { c.close() }
-
-// SendMessageBatch implements raftio.IConnection: one frame.
-func (c *messageConnection) SendMessageBatch(batch pb.MessageBatch) error {
-	if c.lost() {
-		fresh, err := c.open()
-		if err != nil {
-			return err
-		}
-		c.close()
-		c.outgoing = fresh
-	}
-	if c.lost() {
-		return net.ErrClosed
-	}
-	return c.batches.write(c.conn, batch)
 }
