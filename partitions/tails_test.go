@@ -12,6 +12,7 @@ import (
 
 	"logbroker/internal/raftnode"
 	"logbroker/internal/storage"
+	"logbroker/internal/storage/storagetest"
 )
 
 var testTails = map[ReplicaKey]raftnode.LogTail{
@@ -117,24 +118,6 @@ func (n *node) openLog(t *testing.T) string {
 	return path
 }
 
-func rewritten(t *testing.T, fs vfs.FS, path string, how func([]byte) []byte) {
-	t.Helper()
-	data, err := storage.ReadFile(fs, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := fs.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Write(how(data)); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func cutInHalf(data []byte) []byte { return data[:len(data)/2] }
 
 // The marker is only as new as the last snapshot. Above it nothing but the record
@@ -153,7 +136,7 @@ func TestARaftLogThatWasCutAboveTheMarkerIsNoticed(t *testing.T) {
 		t.Fatalf("the marker is at %d of %d: the test cuts nothing above it", marker, p.machine.AppliedIndex())
 	}
 	c.killed(n)
-	rewritten(t, n.raftFS, n.openLog(t), cutInHalf)
+	storagetest.Rewrite(t, n.raftFS, n.openLog(t), cutInHalf)
 	c.up(n)
 	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) || !errors.Is(err, errShortened) {
 		t.Fatalf("start: %v", err)
@@ -175,7 +158,7 @@ func TestADamagedRaftLogQuarantinesItsReplicaAlone(t *testing.T) {
 	c.settled()
 	n := c.anotherNode(c.leader())
 	c.killed(n)
-	rewritten(t, n.raftFS, n.openLog(t), func(data []byte) []byte { data[len(data)/2] ^= 0x10; return data })
+	storagetest.Rewrite(t, n.raftFS, n.openLog(t), func(data []byte) []byte { data[len(data)/2] ^= 0x10; return data })
 	c.up(n)
 	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) || !errors.Is(err, raftnode.ErrLogDamaged) {
 		t.Fatalf("start: %v", err)
@@ -246,7 +229,7 @@ func TestANodeWithoutTheRecordStartsAndSaysSo(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"is damaged": func(t *testing.T, n *node) { rewritten(t, n.fs, "/partitions/"+tailsFile, cutInHalf) },
+		"is damaged": func(t *testing.T, n *node) { storagetest.Rewrite(t, n.fs, "/partitions/"+tailsFile, cutInHalf) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var said strings.Builder

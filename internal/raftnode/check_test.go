@@ -10,6 +10,8 @@ import (
 
 	pb "github.com/lni/dragonboat/v4/raftpb"
 	"github.com/lni/vfs"
+
+	"logbroker/internal/storage/storagetest"
 )
 
 // logForCheck makes a log of replica 1 of shard 1: a file with an index and one
@@ -49,25 +51,6 @@ func logForCheck(t *testing.T) (fs vfs.FS, dir string) {
 		t.Fatal(err)
 	}
 	return killed, s.directory(1, 1)
-}
-
-// rewrite replaces what the file holds.
-func rewrite(t *testing.T, fs vfs.FS, path string, how func(data []byte) []byte) {
-	t.Helper()
-	data, err := readFile(fs, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := fs.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Write(how(data)); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // everything is what every file below dir holds.
@@ -143,7 +126,7 @@ func TestDamageOfARaftLogIsFoundBeforeTanSeesIt(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else {
-				rewrite(t, fs, path, c.how)
+				storagetest.Rewrite(t, fs, path, c.how)
 			}
 			before := everything(t, fs, files.at(dir))
 			s, _ := openStore(t, fs, "/raft")
@@ -214,7 +197,7 @@ func TestWhatWasCompactedAwayIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := hostFSOf(t, fs).at(fs.PathJoin(dir, "000002.log"))
-	rewrite(t, fs, path, func(data []byte) []byte { data[100] ^= 1; return data })
+	storagetest.Rewrite(t, fs, path, func(data []byte) []byte { data[100] ^= 1; return data })
 	s, _ = openStore(t, fs, "/raft")
 	defer s.Close()
 	if tail, err := s.read(1, 1); err != nil || tail.Last != 100 {

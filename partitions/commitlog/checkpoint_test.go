@@ -87,7 +87,7 @@ func TestACheckpointThatDoesNotFitIsOfNoAccount(t *testing.T) {
 	} {
 		mem := newMem(t)
 		s, st := checkpointed(t, mem, true)
-		rewrite(t, mem, mem.PathJoin(dir, fileName(0, checkpointSuffix)), damage)
+		storagetest.Rewrite(t, mem, mem.PathJoin(dir, fileName(0, checkpointSuffix)), damage)
 		fs, read := counting(mem, logSuffix)
 		l := openMem(t, fs, st)
 		if read.Load() != st.ActivePosition {
@@ -117,7 +117,7 @@ func TestDamageBelowTheCheckpointIsMetByReadAndScrub(t *testing.T) {
 	mem := newMem(t)
 	s, st := checkpointed(t, mem, false)
 	path := mem.PathJoin(dir, fileName(0, logSuffix))
-	rewrite(t, mem, path, flip(80))
+	storagetest.Rewrite(t, mem, path, flip(80))
 	l := openMem(t, mem, st)
 	if _, err := scrubAll(l); damageOf(t, err).File != path {
 		t.Errorf("scrub: %v", err)
@@ -128,7 +128,7 @@ func TestDamageBelowTheCheckpointIsMetByReadAndScrub(t *testing.T) {
 func TestDamageAboveTheCheckpointIsNamedByOpenWithItsPlace(t *testing.T) {
 	mem := newMem(t)
 	_, st := checkpointed(t, mem, false)
-	rewrite(t, mem, mem.PathJoin(dir, fileName(0, logSuffix)), flip(-1))
+	storagetest.Rewrite(t, mem, mem.PathJoin(dir, fileName(0, logSuffix)), flip(-1))
 	_, err := Open(Options{FS: mem, Dir: dir, IndexIntervalBytes: 300}, st)
 	if d := damageOf(t, err); d.Position < st.ActivePosition/2 {
 		t.Errorf("the damage is at the end, the error says %d of %d", d.Position, st.ActivePosition)

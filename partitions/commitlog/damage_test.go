@@ -8,15 +8,8 @@ import (
 
 	"logbroker/internal/errcode"
 	"logbroker/internal/storage"
+	"logbroker/internal/storage/storagetest"
 )
-
-// rewrite changes the content of a file, durably.
-func rewrite(t *testing.T, fs storage.FS, path string, change func([]byte) []byte) {
-	t.Helper()
-	b, err := storage.ReadFile(fs, path)
-	must(t, err)
-	must(t, storage.WriteFileAtomic(fs, path, change(b)))
-}
 
 func flip(at int) func([]byte) []byte {
 	return func(b []byte) []byte {
@@ -75,7 +68,7 @@ func TestDamageIsNamedByOpenOrRead(t *testing.T) {
 			if c.change == nil {
 				must(t, mem.Remove(path))
 			} else {
-				rewrite(t, mem, path, c.change)
+				storagetest.Rewrite(t, mem, path, c.change)
 			}
 			before := snapshotOf(t, mem)
 			l, err := Open(Options{FS: mem, Dir: dir, IndexIntervalBytes: 300}, st)
@@ -170,7 +163,7 @@ func TestDamageBelowTheLogStartOffsetIsNone(t *testing.T) {
 	st.LogStart = segments[2].Base + 1
 	must(t, mem.Remove(mem.PathJoin(dir, fileName(segments[0].Base, logSuffix))))
 	must(t, mem.Remove(mem.PathJoin(dir, fileName(segments[1].Base, footerSuffix))))
-	rewrite(t, mem, mem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), cut(5))
+	storagetest.Rewrite(t, mem, mem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), cut(5))
 	l := openMem(t, mem, st)
 	checkContent(t, s, l)
 	if got := l.Segments()[0].Base; got != segments[2].Base {

@@ -47,7 +47,7 @@ func TestACrashWhileASegmentIsReplacedLeavesTheDamageOrTheCopy(t *testing.T) {
 				must(t, mem.Remove(path))
 				must(t, storage.SyncDir(mem, dir))
 			} else {
-				rewrite(t, mem, path, change)
+				storagetest.Rewrite(t, mem, path, change)
 			}
 			replace := func(fs storage.FS) error {
 				staging, err := stagedCopy(fs, w, src)
@@ -88,7 +88,7 @@ func TestAReplacedSegmentIsReadAtOnce(t *testing.T) {
 	_, src := manifest(t, openMem(t, good, st))
 	mem := newMem(t)
 	s, _, _ := damageFixture(t, mem)
-	rewrite(t, mem, mem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200))
+	storagetest.Rewrite(t, mem, mem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200))
 	l := openMem(t, mem, st)
 	if _, err := content(l, segments[1].Base, 1<<20); err == nil {
 		t.Fatal("the damage was read")

@@ -62,7 +62,7 @@ func TestScrubNamesWhatNobodyReads(t *testing.T) {
 			if c.change == nil {
 				must(t, mem.Remove(path))
 			} else {
-				rewrite(t, mem, path, c.change)
+				storagetest.Rewrite(t, mem, path, c.change)
 			}
 			_, err := scrubAll(l)
 			if d := damageOf(t, err); d.File != path {

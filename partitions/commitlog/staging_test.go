@@ -228,7 +228,7 @@ func TestBytesThatAreNotTheSegmentAreRefusedAndFetchedAgain(t *testing.T) {
 	_, st, segments := damageFixture(t, srcMem)
 	good := openMem(t, srcMem, st)
 	m, p := manifest(t, good)
-	rewrite(t, srcMem, srcMem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200))
+	storagetest.Rewrite(t, srcMem, srcMem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200))
 	mem := newMem(t)
 	s, err := OpenStaging(Options{FS: mem, Dir: stagingDir})
 	must(t, err)
@@ -238,7 +238,7 @@ func TestBytesThatAreNotTheSegmentAreRefusedAndFetchedAgain(t *testing.T) {
 	if err := Assemble(Options{FS: mem, Dir: dir}, m, nil, s); err == nil {
 		t.Fatal("a log was made without the segment")
 	}
-	rewrite(t, srcMem, srcMem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200)) // back again
+	storagetest.Rewrite(t, srcMem, srcMem.PathJoin(dir, fileName(segments[1].Base, logSuffix)), flip(200)) // back again
 	_, err = fetchAll(s, m, nil, p, 0)
 	must(t, err)
 	must(t, Assemble(Options{FS: mem, Dir: dir}, m, nil, s))

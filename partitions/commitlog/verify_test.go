@@ -7,13 +7,14 @@ import (
 	"testing"
 
 	"logbroker/internal/storage"
+	"logbroker/internal/storage/storagetest"
 )
 
 func TestVerifyWithoutAMarkerReportsATornTail(t *testing.T) {
 	mem := newMem(t)
 	_, st, segments := damageFixture(t, mem)
 	last := segments[len(segments)-1]
-	rewrite(t, mem, mem.PathJoin(dir, fileName(last.Base, logSuffix)), cut(3))
+	storagetest.Rewrite(t, mem, mem.PathJoin(dir, fileName(last.Base, logSuffix)), cut(3))
 	report, err := Verify(mem, dir, VerifyOptions{})
 	must(t, err)
 	tail := report.Segments[len(report.Segments)-1].TailBytes

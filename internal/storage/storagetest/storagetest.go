@@ -3,7 +3,8 @@
 // front of every operation, Injector is the Hook that fails the n-th one, or
 // everything from the n-th one on (the power is gone). Together with
 // storage.NewStrictMem, which forgets what was not synced, it lets a test
-// crash at every single operation. Start at Injector.
+// crash at every single operation. Start at Injector. Rewrite changes what a file
+// holds, as a disk that rots does.
 package storagetest
 
 import (
@@ -11,12 +12,26 @@ import (
 	"io"
 	"os"
 	"sync"
+	"testing"
 
 	"logbroker/internal/storage"
 )
 
 // ErrInjected is the error that an Injector makes an operation fail with.
 var ErrInjected = errors.New("injected error")
+
+// Rewrite puts what change makes of the content of the file at path in its place,
+// durably. change may change the slice that it is given.
+func Rewrite(t testing.TB, fs storage.FS, path string, change func(data []byte) []byte) {
+	t.Helper()
+	data, err := storage.ReadFile(fs, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := storage.WriteFileAtomic(fs, path, change(data)); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Kind is a kind of operation.
 type Kind string
