@@ -150,8 +150,10 @@ overload: proof-binaries
 	bin/proof overload --duration $(DURATION) --state '$(STATE)'
 
 # Damage of every file of a node, in every way, on leader and follower: a table.
+# A run goes on with the cells that its STATE file does not have.
+damage: STATE = bin/damage.json
 damage: proof-binaries
-	bin/proof damage
+	bin/proof damage --state '$(STATE)'
 
 # Brokers that are broken on purpose must be caught.
 nemesis-broken:

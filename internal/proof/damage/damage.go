@@ -28,6 +28,9 @@ type target struct {
 	// store marks files of the Raft log store: what goes unnoticed there only
 	// another store can mend.
 	store bool
+	// up is how many directories above the file are put back with it where there is no
+	// older one under its name.
+	up int
 }
 
 // place is where the damage lies: in which file, and where in that file.
@@ -37,6 +40,8 @@ const (
 	head place = iota
 	middle
 	tail
+	// newest is the head of the last file.
+	newest
 )
 
 // harm is one way to damage a file.
@@ -50,20 +55,28 @@ type file struct {
 	path string
 	old  string // the same file as it was earlier; it may not exist
 	at   place
+	up   int
 }
+
+// metadataSnapshots are the snapshots of the metadata, shard 1. A state machine in
+// memory knows what is in them from nowhere else; that of a partition has its marker
+// instead.
+const metadataSnapshots = "raft/node/*/snapshot-part-*/snapshot-1-*/snapshot-*/*.gbsnap"
 
 func targets() []target {
 	return []target{
-		{"raft log, head", "raft/node/*/tandb/node-SHARD-*/*.log", head, true},
-		{"raft log, middle", "raft/node/*/tandb/node-SHARD-*/*.log", middle, true},
-		{"raft log, tail", "raft/node/*/tandb/node-SHARD-*/*.log", tail, true},
-		{"raft log, checkpoint", "raft/node/*/tandb/node-SHARD-*/MANIFEST*", head, true},
-		{"segment, head", "partitions/SHARD-*/log-*/*.log", head, false},
-		{"segment, middle", "partitions/SHARD-*/log-*/*.log", middle, false},
-		{"segment, tail", "partitions/SHARD-*/log-*/*.log", tail, false},
-		{"index", "partitions/SHARD-*/log-*/*.index", head, false},
-		{"marker, first slot", "partitions/SHARD-*/marker", head, false},
-		{"marker, second slot", "partitions/SHARD-*/marker", middle, false},
+		{"raft log, head", "raft/node/*/tandb/node-SHARD-*/*.log", head, true, 0},
+		{"raft log, middle", "raft/node/*/tandb/node-SHARD-*/*.log", middle, true, 0},
+		{"raft log, tail", "raft/node/*/tandb/node-SHARD-*/*.log", tail, true, 0},
+		{"raft log, checkpoint", "raft/node/*/tandb/node-SHARD-*/MANIFEST*", head, true, 0},
+		{"segment, head", "partitions/SHARD-*/log-*/*.log", head, false, 0},
+		{"segment, middle", "partitions/SHARD-*/log-*/*.log", middle, false, 0},
+		{"segment, tail", "partitions/SHARD-*/log-*/*.log", tail, false, 0},
+		{"index", "partitions/SHARD-*/log-*/*.index", head, false, 0},
+		{"marker, first slot", "partitions/SHARD-*/marker", head, false, 0},
+		{"marker, second slot", "partitions/SHARD-*/marker", middle, false, 0},
+		{"metadata's snapshot, head", metadataSnapshots, newest, false, 1},
+		{"metadata's snapshot, tail", metadataSnapshots, tail, false, 1},
 	}
 }
 
@@ -80,7 +93,7 @@ var errNothing = errors.New("there is nothing to damage")
 // position is the byte where the harm begins.
 func (f file) position(size int) int {
 	switch f.at {
-	case head:
+	case head, newest:
 		return min(size-1, 100)
 	case middle:
 		return size / 2
@@ -124,7 +137,7 @@ func garbage(f file) error {
 }
 
 // restore puts the old copy in the file's place, and where that is no other the old
-// copy of the directory in which it lies.
+// copy of the directory in which it lies, or of one above it.
 func restore(f file) error {
 	old, err := os.ReadFile(f.old)
 	if err == nil {
@@ -139,6 +152,9 @@ func restore(f file) error {
 		return err
 	}
 	from, to := filepath.Dir(f.old), filepath.Dir(f.path)
+	for range f.up {
+		from, to = filepath.Dir(from), filepath.Dir(to)
+	}
 	if _, err := os.Stat(from); err != nil {
 		return errNothing
 	}
@@ -166,9 +182,9 @@ func (t target) choose(dir, old string, shard uint64) (file, error) {
 	switch t.at {
 	case middle:
 		path = found[len(found)/2]
-	case tail:
+	case tail, newest:
 		path = found[len(found)-1]
 	}
 	relative, err := filepath.Rel(dir, path)
-	return file{path: path, old: filepath.Join(old, relative), at: t.at}, err
+	return file{path: path, old: filepath.Join(old, relative), at: t.at, up: t.up}, err
 }

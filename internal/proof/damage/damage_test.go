@@ -11,7 +11,7 @@ import (
 func TestEveryHarmChangesTheFileAndOnlyWhereItIsMeantTo(t *testing.T) {
 	t.Parallel()
 	whole := bytes.Repeat([]byte("0123456789abcdef"), 1000)
-	for _, at := range []place{head, middle, tail} {
+	for _, at := range []place{head, middle, tail, newest} {
 		for _, h := range harms() {
 			dir := t.TempDir()
 			f := file{path: filepath.Join(dir, "now"), old: filepath.Join(dir, "old"), at: at}
@@ -66,6 +66,16 @@ func TestAnOldCopyThatIsNoOtherIsThatOfTheDirectory(t *testing.T) {
 	if data, err := os.ReadFile(now + "/c"); err != nil || string(data) != "earlier" {
 		t.Errorf("%q, %v", data, err)
 	}
+	// A file whose name and directory did not exist yet goes with the one above them.
+	if err := errors.Join(os.Mkdir(now+"/new", 0o755), os.WriteFile(now+"/new/file", []byte("x"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := restore(file{path: now + "/new/file", old: old + "/new/file", up: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(now + "/new"); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the newer directory is still there")
+	}
 }
 
 func TestWhatOnlyTheRaftLogStoreCanMendDoesNotFailTheProof(t *testing.T) {
@@ -110,7 +120,7 @@ func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, err := load(Options{State: o.State})
-	if err != nil || len(all) != 100 || commits(all) != "def,abc" {
+	if err != nil || len(all) != 120 || commits(all) != "def,abc" {
 		t.Fatalf("%d cells of %s, %v", len(all), commits(all), err)
 	}
 	open := 0
@@ -119,7 +129,7 @@ func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 			open++
 		}
 	}
-	if again, err := load(o); err != nil || open != 98 || again[3].outcome != named || again[3].detail != "why" {
+	if again, err := load(o); err != nil || open != 118 || again[3].outcome != named || again[3].detail != "why" {
 		t.Errorf("%d cells are open; %+v, %v", open, again[3], err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"logbroker/internal/proof/testbed"
@@ -15,6 +16,16 @@ import (
 
 // watermarkMax is longer than a node takes to record how far its logs have come.
 const watermarkMax = 3 * time.Second
+
+// What makes the metadata take snapshots: more changes than they take one after.
+const (
+	altered     = "altered"
+	setting     = "retention_bytes"
+	alterations = 2200
+	alterers    = 16
+	// firstSetting is in force at the old copy, lastSetting in the end.
+	firstSetting, lastSetting = "3GiB", "4GiB"
+)
 
 // golden is a filled cluster: every cell begins with a copy of its directories.
 type golden struct {
@@ -47,7 +58,7 @@ func fill(ctx context.Context, o Options) (*golden, error) {
 }
 
 func (g *golden) fill(ctx context.Context, stalls *stall.Meter) error {
-	if err := g.cluster.CreateTopic(ctx, topic, partitions, nil); err != nil {
+	if err := errors.Join(g.cluster.CreateTopic(ctx, topic, partitions, nil), g.cluster.CreateTopic(ctx, altered, 1, nil)); err != nil {
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, g.cluster.URLs(), testbed.LoadOptions{
@@ -57,7 +68,7 @@ func (g *golden) fill(ctx context.Context, stalls *stall.Meter) error {
 		return err
 	}
 	g.load = load
-	if err := g.part(ctx, firstPart); err != nil {
+	if err := errors.Join(g.part(ctx, firstPart), g.alter(ctx, firstSetting)); err != nil {
 		return err
 	}
 	if err := errors.Join(g.cluster.Stop(), g.copy("old")); err != nil {
@@ -66,7 +77,7 @@ func (g *golden) fill(ctx context.Context, stalls *stall.Meter) error {
 	if err := g.cluster.Heal(ctx); err != nil {
 		return err
 	}
-	if err := g.part(ctx, secondPart); err != nil {
+	if err := errors.Join(g.part(ctx, secondPart), g.alter(ctx, lastSetting)); err != nil {
 		return err
 	}
 	if err := load.Finish(); err != nil {
@@ -91,6 +102,37 @@ func (g *golden) part(ctx context.Context, acks int) error {
 	}
 	g.load.SetRate(0)
 	return g.load.AwaitQuiet(ctx)
+}
+
+// alter changes a topic so often that the metadata take a snapshot, and in the end
+// to value.
+func (g *golden) alter(ctx context.Context, value string) error {
+	next := make(chan string, alterations)
+	for i := range alterations {
+		next <- fmt.Sprint(1<<30 + i)
+	}
+	close(next)
+	errs := make([]error, alterers)
+	var all sync.WaitGroup
+	for w := range alterers {
+		all.Go(func() {
+			for v := range next {
+				if errs[w] = g.cluster.AlterTopic(ctx, altered, map[string]string{setting: v}); errs[w] != nil {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := g.cluster.AlterTopic(ctx, altered, map[string]string{setting: value}); err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, testbed.ReadyMax)
+	defer cancel()
+	return g.cluster.AwaitSetting(within, altered, setting, value)
 }
 
 func (g *golden) place(when string, n *testbed.Node) string {

@@ -183,12 +183,23 @@ func (g *golden) watch(ctx context.Context, c *cell, victim *testbed.Node) error
 		c.outcome, c.detail = ended, victim.LastError()
 		return nil
 	}
+	knows := g.metadataKnown(ctx)
 	stopping := g.cluster.Stop()
 	g.compare(c, health)
+	if knows != nil && c.outcome == mended {
+		c.outcome, c.detail = undetected, knows.Error()
+	}
 	if stopping != nil {
 		c.detail += "; " + stopping.Error()
 	}
 	return nil
+}
+
+// metadataKnown returns nil where every node knows the last change of the metadata.
+func (g *golden) metadataKnown(ctx context.Context) error {
+	asking, cancel := context.WithTimeout(ctx, mendMax)
+	defer cancel()
+	return g.cluster.AwaitSetting(asking, altered, setting, lastSetting)
 }
 
 // compare says what became of a cell whose node lived on, by the files of all

@@ -226,6 +226,27 @@ func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32
 	return err
 }
 
+// AlterTopic changes settings of a topic.
+func (c *Cluster) AlterTopic(ctx context.Context, name string, config map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, askMax)
+	defer cancel()
+	_, err := c.admin.Admin().AlterTopic(ctx, name, config)
+	return err
+}
+
+// AwaitSetting waits until every node's own copy of the metadata has a topic's
+// setting at a value.
+func (c *Cluster) AwaitSetting(ctx context.Context, topic, key, value string) error {
+	return await(ctx, fmt.Sprintf("every node has %s at %s", key, value), func() (bool, string) {
+		for _, n := range c.Nodes {
+			if got, err := n.setting(ctx, topic, key); err != nil || got != value {
+				return false, fmt.Sprintf("node %d has %q (%v)", n.ID, got, err)
+			}
+		}
+		return true, ""
+	})
+}
+
 // TopicID returns the id that requests for a topic carry.
 func (c *Cluster) TopicID(ctx context.Context, name string) (uint64, error) {
 	meta, err := c.admin.Topic(ctx, name)

@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"logbroker/bench/procs"
+	"logbroker/internal/protocol"
 )
 
 // pollEvery is how often a condition is looked at.
@@ -298,20 +300,9 @@ func (n *Node) LastError() string {
 // Refused counts the requests of an API that the node has refused with a code since
 // it began, as it says itself (logbroker_request_duration_seconds_count).
 func (n *Node) Refused(ctx context.Context, api, code string) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/metrics", nil)
+	page, err := n.get(ctx, "/metrics")
 	if err != nil {
 		return 0, err
-	}
-	reply, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, fmt.Errorf("the metrics of node %d: %w", n.ID, err)
-	}
-	defer reply.Body.Close() //nolint:errcheck // it was only read
-	page, err := io.ReadAll(reply.Body)
-	if err != nil {
-		return 0, fmt.Errorf("the metrics of node %d: %w", n.ID, err)
 	}
 	series := fmt.Sprintf("logbroker_request_duration_seconds_count{api=%q,code=%q} ", api, code)
 	for line := range strings.Lines(string(page)) {
@@ -321,6 +312,42 @@ func (n *Node) Refused(ctx context.Context, api, code string) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// get returns what the node answers over HTTP.
+func (n *Node) get(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, ReadyMax)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("asking node %d for %s: %w", n.ID, path, err)
+	}
+	defer reply.Body.Close() //nolint:errcheck // it was only read
+	page, err := io.ReadAll(reply.Body)
+	if err == nil && reply.StatusCode != http.StatusOK {
+		err = errors.New(reply.Status)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking node %d for %s: %w", n.ID, path, err)
+	}
+	return page, nil
+}
+
+// setting returns a topic's setting as the node's own copy of the metadata has it.
+func (n *Node) setting(ctx context.Context, topic, key string) (string, error) {
+	page, err := n.get(ctx, "/api/v1/topics/"+topic)
+	if err != nil {
+		return "", err
+	}
+	var d protocol.TopicDescription
+	if err := json.Unmarshal(page, &d); err != nil {
+		return "", fmt.Errorf("node %d answers %.100q: %w", n.ID, page, err)
+	}
+	return d.Config[key], nil
 }
 
 // CPUSeconds is the processor time that the nodes' processes, as they run now, have
