@@ -149,8 +149,8 @@ func (f *fetcher) judge(ctx context.Context, q fetch, some bool, err error, took
 			return 0
 		}
 	}
-	if f.terminal(ctx, err) {
-		if errors.Is(err, client.ErrNoResponders) {
+	if end, deleted := f.terminal(ctx, err); end {
+		if deleted {
 			err = errcode.New(errcode.UnknownTopicID, "topic %q was deleted", r.topic)
 		}
 		r.fail(q.generation, fmt.Errorf("%s/%d at offset %d: %w", r.topic, r.partition, q.offset, err))
@@ -195,18 +195,23 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// terminal reports whether fetching again cannot mend err.
-func (f *fetcher) terminal(ctx context.Context, err error) bool {
+// terminal reports whether fetching again cannot mend err, and whether err is one by
+// which a reader learns that its topic is no more and does not say so.
+func (f *fetcher) terminal(ctx context.Context, err error) (end, deleted bool) {
 	if errors.Is(err, errDamaged) {
-		return f.damaged >= damagedMax
+		return f.damaged >= damagedMax, false
 	}
 	switch code := errcode.Of(err); code {
-	case errcode.UnknownTopicID, errcode.UnknownTopicOrPartition:
-		return f.gone(ctx) || f.failures >= 10
+	case errcode.UnknownTopicID:
+		return f.gone(ctx) || f.failures >= 10, false
+	case errcode.UnknownTopicOrPartition:
+		deleted = f.gone(ctx)
+		return deleted || f.failures >= 10, deleted
 	case errcode.UnknownServerError: // also everything without a code: time-outs, gaps …
-		return errors.Is(err, client.ErrNoResponders) && f.failures >= 3 && f.gone(ctx)
+		deleted = errors.Is(err, client.ErrNoResponders) && f.failures >= 3 && f.gone(ctx)
+		return deleted, deleted
 	default:
-		return !code.Retriable()
+		return !code.Retriable(), false
 	}
 }
 

@@ -288,6 +288,23 @@ func TestTopicsThatAreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	t.Run("deleted, as the metadata say before the node does", func(t *testing.T) {
+		t.Parallel()
+		b := filled(t, 10, 10, recordbatch.None)
+		r := open(t, b, FromLatest())
+		f := fetcher{r: r.feed}
+		unknown := errcode.New(errcode.UnknownTopicOrPartition, "no such topic")
+		if end, deleted := f.terminal(within(t), unknown); end || deleted {
+			t.Fatalf("a node has not heard of it yet: end %v, deleted %v", end, deleted)
+		}
+		b.DeleteTopic("orders")
+		if _, err := r.client.Metadata(within(t), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		if end, deleted := f.terminal(within(t), unknown); !end || !deleted {
+			t.Fatalf("it is deleted: end %v, deleted %v", end, deleted)
+		}
+	})
 	t.Run("never there", func(t *testing.T) {
 		t.Parallel()
 		b := filled(t, 10, 10, recordbatch.None)
