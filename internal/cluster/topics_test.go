@@ -13,9 +13,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"logbroker/consumer"
 	"logbroker/internal/errcode"
 	"logbroker/internal/protocol"
 	"logbroker/producer"
@@ -70,17 +72,86 @@ func (s *stream) end() {
 	<-s.done
 }
 
+// groupReader is a member of a group that goes on whatever happens, until end.
+type groupReader struct {
+	c    *consumer.Consumer
+	done chan struct{}
+
+	mu    sync.Mutex // guards given
+	given []string
+}
+
+func startGroup(c *Cluster, group, topic string) *groupReader {
+	c.tb.Helper()
+	member, err := consumer.New(within(c.tb, waitTimeout), c.URLs(), group, []string{topic}, consumer.FromEarliest(), consumer.WithAutoCommit(20*time.Millisecond))
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	g := &groupReader{c: member, done: make(chan struct{})}
+	go func() {
+		defer close(g.done)
+		for {
+			records, err := member.Poll(context.Background(), 100)
+			if err != nil {
+				if !errors.Is(err, consumer.ErrClosed) {
+					c.tb.Errorf("the group's member: %v", err)
+				}
+				return
+			}
+			g.mu.Lock()
+			for i := range records {
+				g.given = append(g.given, string(records[i].Value))
+			}
+			g.mu.Unlock()
+			member.Mark(records...)
+		}
+	}()
+	return g
+}
+
+func (g *groupReader) has(value string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Contains(g.given, value)
+}
+
+func (g *groupReader) end(t *testing.T) {
+	t.Helper()
+	if err := g.c.Close(); err != nil {
+		t.Error(err)
+	}
+	<-g.done
+}
+
+// since returns what it was given from the first of some values on, without
+// repetitions.
+func (g *groupReader) since(values []string) (out []string) {
+	for i, v := range g.given {
+		if slices.Contains(values, v) {
+			for _, v := range g.given[i:] {
+				if !slices.Contains(out, v) {
+					out = append(out, v)
+				}
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+// A producer and a group go on while their topic is deleted and made again.
 func TestTopicMadeAnewUnderItsNameIsAnotherTopic(t *testing.T) {
 	t.Parallel()
 	c := Start(t, Options{})
 	first := c.CreateTopic("again", 1, 3, nil)
-	s := startStream(c, "again")
+	s, g := startStream(c, "again"), startGroup(c, "readers", "again")
 	acks := func(more int) {
 		t.Helper()
 		_, before, _ := s.counts()
 		c.WaitFor("records are acked", func() bool { _, acked, _ := s.counts(); return acked >= before+more })
 	}
 	acks(50)
+	c.WaitFor("the group has offsets of the old topic", func() bool { return c.committed("readers")[part{"again", 0}] > 0 })
 	if err := c.Client().Admin().DeleteTopic(within(t, waitTimeout), "again"); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +191,14 @@ func TestTopicMadeAnewUnderItsNameIsAnotherTopic(t *testing.T) {
 	if lost > 0 {
 		t.Errorf("%d acked records of the new topic are lost", lost)
 	}
-	t.Logf("%d records acked before, %d after, refused %v", len(old), len(stored), s.codes)
+	last := stored[len(stored)-1]
+	c.WaitFor("the group is given the new topic's last record", func() bool { return g.has(last) })
+	c.WaitFor("the group has committed it", func() bool { return c.committed("readers")[part{"again", 0}] == int64(len(stored)) })
+	g.end(t)
+	if got := g.since(stored); !slices.Equal(got, stored) {
+		t.Errorf("the group was given %d records from the first of the new topic on, which holds %d: %.200q", len(got), len(stored), got)
+	}
+	t.Logf("%d records acked before, %d after, refused %v, the group was given %d in all", len(old), len(stored), s.codes, len(g.given))
 }
 
 func TestAlterAndMorePartitionsTakeEffectWhileProducing(t *testing.T) {
