@@ -53,6 +53,7 @@ func (b *Broker) nodeMetrics() metrics.Node {
 		s := p.Status()
 		n.Partitions[partitionState(s.State, s.Role)]++
 		n.SegmentBytes += s.SizeBytes
+		n.MissingBytes += s.FetchBytes - s.FetchedBytes
 		n.Replicas = append(n.Replicas, metrics.Replica{
 			Topic: s.Topic, Partition: s.Partition, LogStart: s.LogStart, HighWatermark: s.HighWatermark,
 			SizeBytes: s.SizeBytes, HasLeader: s.LeaderNode != 0,

@@ -6,8 +6,8 @@ import (
 	"logbroker/partitions/commitlog"
 )
 
-// Damage is what a replica's files were found to hold instead of what was
-// written.
+// Damage is what a replica's files or Raft log were found to hold instead of what
+// was written.
 type Damage struct {
 	Shard, Replica uint64
 	Topic          string
@@ -42,6 +42,13 @@ func (p *Partition) damaged(foundBy string, err error) {
 	p.logger.Error("damage found: this replica serves nothing any more until it is repaired or replaced",
 		"found_by", foundBy, "file", at.File, "position", at.Position, "reason", at.Reason)
 	p.host.repairWanted(p)
+	p.tellDamage(foundBy, err)
+}
+
+// damagedAtStart tells of what is wrong with a replica that is being started.
+func (p *Partition) damagedAtStart(err error) { p.tellDamage("start", err) }
+
+func (p *Partition) tellDamage(foundBy string, err error) {
 	p.options.OnDamage(Damage{
 		Shard: p.spec.Shard, Replica: p.spec.Replica, Topic: p.spec.Topic, Partition: p.spec.Partition,
 		FoundBy: foundBy, Err: err,

@@ -63,7 +63,8 @@ func TestAStoppedReplicaEndsItsWaitsAndRefuses(t *testing.T) {
 }
 
 func TestAStartedReplicaWithoutItsRaftLogNeverStartsAgain(t *testing.T) {
-	c := newCluster(t, 1, nil)
+	var told atomic.Int64
+	c := newCluster(t, 1, func(o *Options) { o.OnDamage = func(Damage) { told.Add(1) } })
 	n := c.nodes[0]
 	if a := appended(c.leader(), numbered(1, 0, 0, 1)); a.Err != nil {
 		t.Fatal(a.Err)
@@ -82,6 +83,9 @@ func TestAStartedReplicaWithoutItsRaftLogNeverStartsAgain(t *testing.T) {
 		c.down(n)
 		c.up(n)
 	}
+	if n := told.Load(); n != 1 {
+		t.Errorf("the loss was told %d times", n)
+	}
 	fresh := c.spec(n, false)
 	if err := n.host.Start(fresh); !errors.Is(err, ErrQuarantined) {
 		t.Fatalf("not even as a new one under the same id: %v", err)
@@ -96,7 +100,11 @@ func TestAStartedReplicaWithoutItsRaftLogNeverStartsAgain(t *testing.T) {
 }
 
 func TestFilesOlderThanTheRaftLogQuarantineTheReplica(t *testing.T) {
-	c := newCluster(t, 1, func(o *Options) { o.SnapshotBytes = 1000 })
+	var told atomic.Int64
+	c := newCluster(t, 1, func(o *Options) {
+		o.SnapshotBytes = 1000
+		o.OnDamage = func(Damage) { told.Add(1) }
+	})
 	n := c.nodes[0]
 	p := c.leader()
 	for i := range 20 {
@@ -111,8 +119,8 @@ func TestFilesOlderThanTheRaftLogQuarantineTheReplica(t *testing.T) {
 	c.down(n)
 	n.fs = vfs.NewMem() // the data disk is lost, the Raft disk is not
 	c.up(n)
-	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) {
-		t.Fatalf("start: %v", err)
+	if err := n.host.Start(c.spec(n, true)); !errors.Is(err, ErrQuarantined) || told.Load() != 1 {
+		t.Fatalf("start: %v, told %d times", err, told.Load())
 	}
 }
 

@@ -264,9 +264,7 @@ func (h *Host) openRepaired(p *Partition, dir string) (*openMachine, error) {
 		if err == nil || !errors.Is(err, commitlog.ErrDamaged) || errors.Is(err, ErrQuarantined) {
 			return m, err
 		}
-		p.options.OnDamage(Damage{
-			Shard: p.spec.Shard, Replica: p.spec.Replica, Topic: p.spec.Topic, Partition: p.spec.Partition, FoundBy: "start", Err: err,
-		})
+		p.damagedAtStart(err)
 		switch failed := h.repairClosed(p, dir, err); {
 		case errors.Is(failed, errNotRepairable):
 			return nil, h.quarantine(p, dir, err)

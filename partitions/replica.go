@@ -88,7 +88,7 @@ func (h *Host) prepare(p *Partition) (*openMachine, error) {
 	}
 	known := h.options.Node.HasReplica(p.spec.Shard, p.spec.Replica)
 	if p.spec.Restart && !known {
-		return nil, h.quarantine(p, dir, errors.New("the replica is marked as started and its Raft log is gone"))
+		return nil, h.quarantineDamaged(p, dir, errors.New("the replica is marked as started and its Raft log is gone"))
 	}
 	if known {
 		if err := h.checkRaftLog(p, dir); err != nil {
@@ -123,8 +123,7 @@ func (h *Host) checkRaftLog(p *Partition, dir string) error {
 	if !errors.Is(err, raftnode.ErrLogDamaged) && !errors.Is(err, errShortened) {
 		return err
 	}
-	p.options.OnDamage(Damage{Shard: s.Shard, Replica: s.Replica, Topic: s.Topic, Partition: s.Partition, FoundBy: "start", Err: err})
-	return h.quarantine(p, dir, err)
+	return h.quarantineDamaged(p, dir, err)
 }
 
 // checkEmpty refuses the directory of a new replica that holds anything.
@@ -160,7 +159,7 @@ func (h *Host) openMachine(p *Partition, dir string) (*openMachine, error) {
 	if err := h.checkLog(p, applied); err != nil {
 		err = errors.Join(err, m.Close())
 		if errors.Is(err, errBehind) || errors.Is(err, errShortened) {
-			return nil, h.quarantine(p, dir, err)
+			return nil, h.quarantineDamaged(p, dir, err)
 		}
 		return nil, err
 	}
@@ -209,6 +208,12 @@ func (s Spec) first() raftnode.Shard {
 		shard.Members, shard.Join, shard.NonVoting = nil, true, true
 	}
 	return shard
+}
+
+// quarantineDamaged is quarantine for what this start has found.
+func (h *Host) quarantineDamaged(p *Partition, dir string, why error) error {
+	p.damagedAtStart(why)
+	return h.quarantine(p, dir, why)
 }
 
 // quarantine marks the replica durably as one that never starts again, and

@@ -1,6 +1,7 @@
 package partitions
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -43,6 +44,27 @@ func TestAScrubFindsDamageThatNobodyReadsAndTheOthersGoOn(t *testing.T) {
 	until(t, "the others are scrubbed on", func() bool { return scrubbed.Load() > before+20_000 })
 	if n := found.Load(); n != 1 {
 		t.Errorf("the damage was told %d times", n)
+	}
+}
+
+func TestTransfersKeepToTheirRate(t *testing.T) {
+	both := newTransfers(1 << 20)
+	for name, p := range map[string]*pace{"giving": &both.giving, "taking": &both.taking} {
+		began := time.Now()
+		for range 4 {
+			if err := p.wait(t.Context(), 64<<10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The first three have to pass at the rate before the fourth may.
+		if took := time.Since(began); took < 3*62*time.Millisecond-paceBurst {
+			t.Errorf("%s: 256 KiB in %v are more than 1 MiB a second", name, took)
+		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := both.taking.wait(ended, 64<<10); err == nil {
+		t.Error("it goes on though its context has ended")
 	}
 }
 

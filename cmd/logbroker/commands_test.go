@@ -156,6 +156,13 @@ func TestClusterCommandsKeepTheirJSONShapes(t *testing.T) {
 			t.Errorf("%s: %s", args, r.stdout.String())
 		}
 	}
+	c.rows = []protocol.PartitionRow{{Topic: "a", Joining: []uint64{3}, Fetching: []protocol.FetchProgress{{Node: 2, FetchedBytes: 1 << 20, FetchBytes: 3 << 20}}}}
+	r.do("cluster", "partitions")
+	for _, want := range []string{"a/0: node 2 has fetched 1.0 MiB of 3.0 MiB that it lacks\n", "a/0: the replica on node 3 is being replaced and does not vote yet\n"} {
+		if !strings.Contains(r.stdout.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, r.stdout.String())
+		}
+	}
 	c.rows = nil
 	r.do("cluster", "partitions", "-o", "json", "--leaderless").want(0, "[]\n")
 }

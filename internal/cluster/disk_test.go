@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -135,7 +138,8 @@ func TestBelowTheDiskReserveOfAnyReplicaProduceIsRefusedAndTheRestGoesOn(t *test
 // repairs itself, and the only replica of another topic, which cannot.
 func TestDamageThatAScrubFindsIsNamedAndRepairedFromAPeer(t *testing.T) {
 	t.Parallel()
-	c := Start(t, Options{Configure: func(f *config.Config) {
+	log := &damageLog{}
+	c := Start(t, Options{Log: log.see, Configure: func(f *config.Config) {
 		quietLeaders(f)
 		f.Storage.ScrubInterval = 100 * time.Millisecond
 	}})
@@ -149,13 +153,19 @@ func TestDamageThatAScrubFindsIsNamedAndRepairedFromAPeer(t *testing.T) {
 		lone.try(4 << 10)
 	}
 	node := c.WaitLeader("old", 0)%3 + 1
-	c.damageASegment("old", node)
+	damaged := c.damageASegment("old", node)
 	c.WaitFor("the follower has repaired itself", func() bool {
 		return strings.Contains(c.metrics(node), "logbroker_segments_repaired_total 1")
 	})
-	if page := c.metrics(node); !strings.Contains(page, "logbroker_damage_found_total 1") {
-		t.Error("the metrics page does not count the damage")
+	for _, want := range []string{"logbroker_damage_found_total 1\n", "logbroker_segments_missing_bytes 0\n"} {
+		if !strings.Contains(c.metrics(node), want) {
+			t.Errorf("the metrics page does not say %q", want)
+		}
 	}
+	if strings.Contains(c.metrics(node), "logbroker_segments_fetched_bytes_total 0\n") {
+		t.Error("the metrics page does not count the bytes that were fetched")
+	}
+	log.only(t, node, damaged)
 	acked := len(p.acked)
 	c.WaitFor("the partition goes on", func() bool { return p.try(0) == errcode.None && len(p.acked) > acked })
 	p.check()
@@ -168,6 +178,44 @@ func TestDamageThatAScrubFindsIsNamedAndRepairedFromAPeer(t *testing.T) {
 	})
 	if page := c.metrics(loneNode); !strings.Contains(page, `logbroker_partitions{state="damaged"} 1`) {
 		t.Error("the metrics page does not show the damaged replica")
+	}
+	log.only(t, loneNode, file)
+}
+
+// damageLog collects the lines by which nodes name damage.
+type damageLog struct {
+	mu    sync.Mutex // guards lines
+	lines map[uint64][]string
+}
+
+func (l *damageLog) see(node uint64, r slog.Record) {
+	if !strings.HasPrefix(r.Message, "damage found") {
+		return
+	}
+	line := ""
+	r.Attrs(func(a slog.Attr) bool { line += a.String() + " "; return true })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lines == nil {
+		l.lines = map[uint64][]string{}
+	}
+	l.lines[node] = append(l.lines[node], line)
+}
+
+// only requires that a node's last such line says what is wrong and where, in file,
+// and that it is the only one about it.
+func (l *damageLog) only(t *testing.T, node uint64, file string) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	about := 0
+	for _, line := range l.lines[node] {
+		if strings.Contains(line, "file="+file) {
+			about++
+		}
+	}
+	if n := len(l.lines[node]); about != 1 || !regexp.MustCompile(`position=\d+ reason=\S+`).MatchString(l.lines[node][n-1]) {
+		t.Errorf("of %s node %d says %q", file, node, l.lines[node])
 	}
 }
 

@@ -75,7 +75,7 @@ func New() *Broker {
 		fetchBytes:        counter("fetch_bytes_total", "Bytes of batches handed out."),
 		groupRebalances:   counter("group_rebalances_total", "New assignments of consumer groups that this node coordinated."),
 		offsetCommits:     counter("offset_commits_total", "Offsets committed through this node as a coordinator, one per partition."),
-		damageFound:       counter("damage_found_total", "Replicas whose files a read or a scrub found damaged."),
+		damageFound:       counter("damage_found_total", "Replicas whose files or Raft log a read, a scrub or a start found damaged, lost or put back from a copy."),
 		scrubbedBytes:     counter("scrubbed_bytes_total", "Bytes read again to look for damage."),
 		fetchedBytes:      counter("segments_fetched_bytes_total", "Bytes of segments that replicas here lacked and fetched from peers."),
 		givenBytes:        counter("segments_given_bytes_total", "Bytes of segments given to peers that lacked them."),
@@ -143,7 +143,7 @@ func (b *Broker) GroupRebalanced() { b.groupRebalances.Inc() }
 // OffsetsCommitted counts committed offsets.
 func (b *Broker) OffsetsCommitted(n int) { b.offsetCommits.Add(float64(n)) }
 
-// DamageFound counts a replica whose files were found damaged.
+// DamageFound counts a replica whose files or Raft log were found damaged or lost.
 func (b *Broker) DamageFound() { b.damageFound.Inc() }
 
 // Scrubbed counts bytes that were read again to look for damage.
@@ -196,6 +196,7 @@ type Node struct {
 	// Partitions counts replicas by state (leader, follower, stopped, …).
 	Partitions        map[string]int
 	SegmentBytes      int64
+	MissingBytes      int64 // of segments that are being fetched from peers
 	RaftLogBytes      uint64
 	DiskFreeBytes     uint64
 	DiskLow           bool // below the disk reserve
@@ -237,6 +238,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	descPartitions  = desc("partitions", "Replicas on this node by state.", "state")
 	descSegment     = desc("segment_bytes", "Bytes in all segments of this node.")
+	descMissing     = desc("segments_missing_bytes", "Bytes of segments that replicas here lack and are fetching from peers.")
 	descRaftLog     = desc("raft_log_bytes", "Bytes handed to the Raft log since start.")
 	descDiskFree    = desc("disk_free_bytes", "Free bytes on the data disk.")
 	descDiskLow     = desc("disk_reserve_reached", "1 while the node is below its disk reserve and produce is refused.")
@@ -253,7 +255,7 @@ type nodeCollector struct{ state func() Node }
 
 // Describe lists what Collect sends.
 func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPartitions, descSegment, descRaftLog, descDiskFree, descDiskLow, descConnections, descSync} {
+	for _, d := range []*prometheus.Desc{descPartitions, descSegment, descMissing, descRaftLog, descDiskFree, descDiskLow, descConnections, descSync} {
 		ch <- d
 	}
 }
@@ -265,6 +267,7 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- gauge(descPartitions, float64(count), state)
 	}
 	ch <- gauge(descSegment, float64(n.SegmentBytes))
+	ch <- gauge(descMissing, float64(n.MissingBytes))
 	ch <- prometheus.MustNewConstMetric(descRaftLog, prometheus.CounterValue, float64(n.RaftLogBytes))
 	ch <- gauge(descDiskFree, float64(n.DiskFreeBytes))
 	ch <- gauge(descDiskLow, oneIf(n.DiskLow))

@@ -48,7 +48,9 @@ func TestEveryMetricIsOnItsPageUnderItsName(t *testing.T) {
 	for _, want := range []string{
 		"build_info", "partitions", "leadership_changes_total", "produce_records_total", "produce_bytes_total", "produce_duplicates_total",
 		"fetch_records_total", "fetch_bytes_total", "request_duration_seconds", "raft_log_sync_duration_seconds", "raft_log_bytes",
-		"segment_bytes", "client_connections", "disk_free_bytes",
+		"segment_bytes", "client_connections", "disk_free_bytes", "disk_reserve_reached",
+		"damage_found_total", "scrubbed_bytes_total", "segments_missing_bytes", "segments_fetched_bytes_total", "segments_given_bytes_total",
+		"segments_repaired_total", "replicas_replaced_total",
 		"consumer_group_lag", "consumer_group_members", "group_rebalances_total", "offset_commits_total",
 	} {
 		if !page["logbroker_"+want] {
