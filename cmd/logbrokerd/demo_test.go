@@ -3,23 +3,44 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"logbroker/internal/cli"
 	"logbroker/internal/failures"
+	"logbroker/internal/stall"
 )
 
-func runDemo(o *demoOptions, stdin string, args ...string) (code int, out, notes string) {
+func runDemo(o *demoOptions, stdin io.Reader, args ...string) (code int, out, notes string) {
 	var stdout, stderr bytes.Buffer
 	cmd := newDemoOf(o)
-	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetIn(stdin)
 	code = cli.Run(cmd, args, &stdout, &stderr)
 	return code, stdout.String(), stderr.String()
 }
 
+// enters is an input of Enter after Enter, which counts them.
+type enters int
+
+func (e *enters) Read(b []byte) (int, error) {
+	*e++
+	b[0] = '\n'
+	return 1, nil
+}
+
+// demoMax is how long a scenario may take.
+const demoMax = 30 * time.Second
+
 func TestDemoTellsAScenarioAndItsOutcome(t *testing.T) {
-	code, out, notes := runDemo(&demoOptions{}, "\n\n", "--scenario", "2", "--pause")
+	input := enters(0)
+	stalls := stall.Start(t)
+	began := stalls.Mark()
+	code, out, notes := runDemo(&demoOptions{}, &input, "--scenario", "2", "--pause")
+	if took := stalls.Since(began); took > demoMax {
+		t.Errorf("it took %v", took)
+	}
 	if code != cli.ExitOK {
 		t.Fatalf("exit %d: %s%s", code, out, notes)
 	}
@@ -28,8 +49,8 @@ func TestDemoTellsAScenarioAndItsOutcome(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", want, out)
 		}
 	}
-	if steps := strings.Count(notes, "Enter: on"); steps < 5 {
-		t.Errorf("it paused %d times", steps)
+	if steps := strings.Count(notes, "Enter: on"); steps < 5 || int(input) != steps {
+		t.Errorf("it paused %d times, and waited for %d Enters", steps, input)
 	}
 }
 
@@ -65,7 +86,7 @@ func demoLines(t *testing.T, out string) (lines []demoLine) {
 
 func TestDemoOfABrokenBrokerFails(t *testing.T) {
 	for _, broken := range []bool{false, true} {
-		code, out, notes := runDemo(&demoOptions{cluster: failures.Options{NoDeduplication: broken}}, "", "--scenario", "3", "-o", "json")
+		code, out, notes := runDemo(&demoOptions{cluster: failures.Options{NoDeduplication: broken}}, strings.NewReader(""), "--scenario", "3", "-o", "json")
 		lines := demoLines(t, out)
 		if len(lines) < 5 {
 			t.Fatalf("exit %d, %d lines: %s", code, len(lines), notes)
@@ -89,7 +110,7 @@ func TestDemoOfABrokenBrokerFails(t *testing.T) {
 
 func TestDemoRefusesWhatThereIsNot(t *testing.T) {
 	for _, args := range [][]string{{"--scenario", "8"}, {"--scenario", "-1"}, {"-o", "xml"}, {"more"}} {
-		if code, _, notes := runDemo(&demoOptions{}, "", args...); code != cli.ExitUsage || notes == "" {
+		if code, _, notes := runDemo(&demoOptions{}, strings.NewReader(""), args...); code != cli.ExitUsage || notes == "" {
 			t.Errorf("%v: exit %d, %q", args, code, notes)
 		}
 	}
