@@ -88,3 +88,63 @@ func TestArchitectureNamesItsCode(t *testing.T) {
 		t.Fatalf("docs/ARCHITECTURE.md names %d places in the code; a map has at least 15", n)
 	}
 }
+
+// What docs/GUARANTEES.md promises names its tests: every promise, every way in which
+// a leader can fail, and every row of what must not make an empty voter.
+func TestEveryPromiseNamesWhatProvesIt(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(root(t), "docs/GUARANTEES.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	promises, failures, rows := 0, 0, 0
+	for _, part := range regexp.MustCompile(`(?m)^(?:\d\. |## |\| )`).Split(string(raw), -1)[1:] {
+		named := testName.MatchString(part)
+		switch {
+		case strings.HasPrefix(part, "**"):
+			promises++
+		case regexp.MustCompile(`^\d \|`).MatchString(part):
+			failures++
+			named = reference.MatchString(part)
+		case strings.Count(part, "|") == 3 && !strings.HasPrefix(part, "what happened"):
+			rows++
+		default:
+			continue
+		}
+		if !named {
+			t.Errorf("nothing is named that proves this: %.80q", part)
+		}
+	}
+	if promises != 9 || failures != 7 || rows < 7 {
+		t.Errorf("%d promises, %d ways to fail, %d rows: the document has another shape than this test knows", promises, failures, rows)
+	}
+}
+
+// makeTarget is a target of make in a document.
+var makeTarget = regexp.MustCompile("`make ([a-z][a-z-]*)")
+
+func TestDocumentsNameMakeTargetsThatExist(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root(t), "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := filepath.Glob(filepath.Join(root(t), "docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, doc := range append(docs, filepath.Join(root(t), "README.md"), filepath.Join(root(t), "CONTRIBUTING.md")) {
+		raw, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range makeTarget.FindAllStringSubmatch(string(raw), -1) {
+			found++
+			if !regexp.MustCompile(`(?m)^` + m[1] + `:`).Match(makefile) {
+				t.Errorf("%s names make %s, which does not exist", filepath.Base(doc), m[1])
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("%d targets were found", found)
+	}
+}
