@@ -131,6 +131,10 @@ func TestARaftLogThatWasCutAboveTheMarkerIsNoticed(t *testing.T) {
 	c.settled()
 	n := c.anotherNode(c.leader())
 	p, _ := n.host.Get(shardForTest)
+	until(t, "the log has the commit index on disk, which comes behind the applying", func() bool {
+		tail, ok := n.raft.Reached(shardForTest, n.replica)
+		return ok && tail.Last >= p.machine.AppliedIndex()
+	})
 	n.host.tails.record()
 	if marker := p.machine.DurableIndex(); marker >= p.machine.AppliedIndex()/2 {
 		t.Fatalf("the marker is at %d of %d: the test cuts nothing above it", marker, p.machine.AppliedIndex())
