@@ -82,7 +82,7 @@ func targets() []target {
 
 func harms() []harm {
 	return []harm{
-		{"bit flip", flip}, {"truncation", truncate}, {"zeroed 4 KiB", zero}, {"garbage tail", garbage}, {"old copy", restore},
+		{"bit flip", flip}, {"truncation", truncate}, {"zeroed 4 KiB", zero}, {"garbage tail", garbage}, {"old copy", restore}, {"removal", remove},
 	}
 }
 
@@ -135,6 +135,8 @@ func zero(f file) error {
 func garbage(f file) error {
 	return f.change(func(data []byte) []byte { return append(data, bytes.Repeat([]byte("garbage!"), 100)...) })
 }
+
+func remove(f file) error { return os.Remove(f.path) }
 
 // restore puts the old copy in the file's place, and where that is no other the old
 // copy of the directory in which it lies, or of one above it.

@@ -24,6 +24,9 @@ func TestEveryHarmChangesTheFileAndOnlyWhereItIsMeantTo(t *testing.T) {
 				t.Fatal(h.name, err)
 			}
 			got, err := os.ReadFile(f.path)
+			if h.name == "removal" && errors.Is(err, os.ErrNotExist) {
+				continue
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +107,7 @@ func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 	t.Parallel()
 	o := Options{State: filepath.Join(t.TempDir(), "state"), Only: "marker, first slot"}
 	cells, err := load(o)
-	if err != nil || len(cells) != 10 || !cells[0].open() {
+	if err != nil || len(cells) != 12 || !cells[0].open() {
 		t.Fatalf("%d cells, %v", len(cells), err)
 	}
 	cells[3].outcome, cells[3].detail, cells[3].commit = named, "why", "abc"
@@ -120,7 +123,7 @@ func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, err := load(Options{State: o.State})
-	if err != nil || len(all) != 120 || commits(all) != "def,abc" {
+	if err != nil || len(all) != 144 || commits(all) != "def,abc" {
 		t.Fatalf("%d cells of %s, %v", len(all), commits(all), err)
 	}
 	open := 0
@@ -129,7 +132,7 @@ func TestARunGoesOnWithTheCellsThatWereNotPlayed(t *testing.T) {
 			open++
 		}
 	}
-	if again, err := load(o); err != nil || open != 118 || again[3].outcome != named || again[3].detail != "why" {
+	if again, err := load(o); err != nil || open != 142 || again[3].outcome != named || again[3].detail != "why" {
 		t.Errorf("%d cells are open; %+v, %v", open, again[3], err)
 	}
 }
