@@ -79,6 +79,33 @@ func TestAShortRunLosesNothing(t *testing.T) {
 	}
 }
 
+// TestAJumpOfALeadersClockTrimsNothing: the clock of the node that leads most jumps a
+// day ahead, and retention looks for old segments all the time.
+func TestAJumpOfALeadersClockTrimsNothing(t *testing.T) {
+	t.Parallel()
+	powers := testbed.Powers{Clock: testbed.Discover().Clock}
+	if !powers.Clock {
+		t.Skip("SKIPPED: the clock of a process cannot be set here")
+	}
+	seed := uint64(1)
+	for ; ; seed++ {
+		s := newSchedule(seed, 0, powers)
+		s.only = clockJump
+		if first := s.next(); first.pick&7 == 2 && first.hold < time.Second { // ahead, the leader's, and it lives on
+			break
+		}
+	}
+	var out bytes.Buffer
+	err := Run(context.Background(), Options{
+		Binary: build(t, "logbroker/cmd/logbrokerd"), Commit: "test", Dir: t.TempDir(), Seed: seed, Only: string(clockJump), SegmentBytes: "4KiB",
+		Duration: time.Millisecond, LegMax: time.Minute, Rate: 2000, Powers: powers, Out: &out,
+	})
+	t.Logf("%s", out.String())
+	if err != nil || !strings.Contains(out.String(), "faults=1 ") {
+		t.Error(err)
+	}
+}
+
 // brokenEnv asks for the test of broken builds: they have to be built.
 const brokenEnv = "PROOF_BROKEN"
 

@@ -1,6 +1,7 @@
 package nemesis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,9 @@ type Options struct {
 	Wrap []string
 	// Only is the one kind of fault that happens; "": all.
 	Only string
-	Out  io.Writer
+	// SegmentBytes is the topic's size of a segment; "": 1MiB.
+	SegmentBytes string
+	Out          io.Writer
 }
 
 // run is one leg.
@@ -88,7 +91,7 @@ func (o Options) leg(ctx context.Context, leg *testbed.Leg) error {
 
 // harm runs the schedule for as long as the leg is, and judges.
 func (r *run) harm(ctx context.Context, o Options, leg *testbed.Leg, stalls *stall.Meter) error {
-	if err := r.cluster.CreateTopic(ctx, topic, partitions, map[string]string{"retention_age": retentionAge.String()}); err != nil {
+	if err := r.cluster.CreateTopic(ctx, topic, partitions, map[string]string{"retention_age": retentionAge.String(), "segment_bytes": cmp.Or(o.SegmentBytes, "1MiB")}); err != nil {
 		return err
 	}
 	load, err := testbed.StartLoad(ctx, r.cluster.URLs(), testbed.LoadOptions{
