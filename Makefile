@@ -193,6 +193,14 @@ fuzz:
 	  xargs -P$(AT) -L1 tools/fuzz $(FUZZTIME) '$(STATE)'
 
 # The seven leader failures, with one batch and 64 in flight, the leader crashing
-# and stopping, ROUNDS times each; the tests play them three times.
+# and stopping, ROUNDS times each, in parts of ten; the tests play them three times. A line
+# of the STATE file is a round that went well, with its commit; a run goes on from there.
+failures: STATE = bin/failures-$(ROUNDS).txt
 failures:
-	$(GO) test -count=1 -timeout=2h -run=TestSevenLeaderFailures ./internal/failures -args -failures.rounds=$(ROUNDS)
+	mkdir -p bin && touch '$(STATE)'
+	while left=$$(($(ROUNDS) - $$(wc -l < '$(STATE)'))) && [ $$left -gt 0 ]; do \
+	  n=$$((left < 10 ? left : 10)); \
+	  $(GO) test -count=1 -timeout=2h -run=TestSevenLeaderFailures ./internal/failures -args -failures.rounds=$$n || exit 1; \
+	  for round in $$(seq $$n); do (git describe --always --dirty --abbrev=12 || echo unknown) >> '$(STATE)'; done; \
+	done
+	sort '$(STATE)' | uniq -c
