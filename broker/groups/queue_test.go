@@ -73,15 +73,22 @@ func (r *rig) commit(ctx context.Context, sequence int64) *answered {
 	return a
 }
 
+// cutOff is a commit of member a, who joins, that is under way when another replica
+// comes to lead.
+func (r *rig) cutOff() *answered {
+	r.join("a")
+	r.raft.set(func() { r.raft.hold = true })
+	underWay := r.commit(r.t.Context(), 1)
+	r.raft.set(func() { r.raft.hold = false })
+	r.lead(2, 2)
+	return underWay
+}
+
 // What a coordinator that was cut off had under way is told to nobody until its
 // time-out; one that coordinates again must not make what is new wait for that.
 func TestWhatAnEarlierEpochLeftUnderWayHoldsUpNothing(t *testing.T) {
 	inBubble(t, func(r *rig) {
-		r.join("a")
-		r.raft.set(func() { r.raft.hold = true })
-		old := r.commit(r.t.Context(), 1)
-		r.raft.set(func() { r.raft.hold = false })
-		r.lead(2, 2)
+		old := r.cutOff()
 		if r.pass(time.Second); old.times != 0 {
 			r.t.Fatalf("its fate was open until the next epoch, and it was answered with %v", old.err)
 		}
@@ -115,11 +122,7 @@ func TestWhatIsKnownOfAnEntryOfAnEarlierEpochIsTold(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(r *rig) {
-				r.join("a")
-				r.raft.set(func() { r.raft.hold = true })
-				old := r.commit(r.t.Context(), 1)
-				r.raft.set(func() { r.raft.hold = false })
-				r.lead(2, 2)
+				old := r.cutOff()
 				if test.before {
 					r.raft.land()
 				}
